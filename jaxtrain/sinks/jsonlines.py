@@ -1,0 +1,75 @@
+"""Append records to a text file: the record of a run, which the other sinks mirror.
+
+In: `Record`s. Out: one JSON object a line.
+Knows nothing of runs that are resumed: whoever resumes one cuts the file back.
+"""
+
+from __future__ import annotations
+
+import json
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jaxtrain.sinks import Closing, naming, number, reported
+from jaxtrain.types import Record, RunInfo
+
+
+class JsonLines(Closing):
+    """Append `{"name", "update", "env_steps", "time", "values"}` to a file, one record a line.
+
+    A value is a number for a single run and a list over the seeds otherwise; each reads back as the
+    float32 that it was. In a list NaN is null; an infinity is the string "Infinity" or "-Infinity", so that
+    the file is strict JSON and `numpy.array(value, float)` reads both.
+
+    A line is in the file, whole, once `write` returns; between two writes no file is open. `open` creates
+    the parent directory. Methods raise OSError, naming the path; one raised by a full disk leaves no part
+    of the line behind.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+
+    def open(self, run: RunInfo) -> None:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self.path.open("ab").close()  # what cannot be written is known now
+
+    def write(self, record: Record) -> None:
+        row = {
+            "name": record.name,
+            "update": record.update,
+            "env_steps": record.env_steps,
+            "time": dict(record.time),
+            "values": {key: _plain(value) for key, value in reported(record).items()},
+        }
+        rest = json.dumps(row, allow_nan=False).encode() + b"\n"
+        with naming(self.path), self.path.open("ab", buffering=0) as file:
+            begin = file.tell()
+            try:
+                while rest:  # a nearly full disk takes a part first, and raises at the rest
+                    rest = rest[file.write(rest) :]
+            except OSError:
+                with suppress(OSError):
+                    file.truncate(begin)
+                raise
+
+    def flush(self) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
+def _plain(value: np.ndarray) -> Any:
+    rows = [_entry(row) for row in value]
+    return rows[0] if len(rows) == 1 else rows
+
+
+def _entry(value: Any) -> Any:
+    if np.ndim(value):
+        return [_entry(row) for row in value]
+    if np.isfinite(value):
+        return number(value)
+    return None if np.isnan(value) else "Infinity" if value > 0 else "-Infinity"
