@@ -1,0 +1,69 @@
+"""Run PPO and keep all that happened.
+
+In: a config and a key. Out: every agent, rollout and row of metrics, stacked over the updates.
+Knows nothing of what is right.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax
+from jax import lax
+
+from jaxtrain import PPO, Config, EnvConfig, EvaluationConfig, LoggingConfig, Trainer
+from jaxtrain.rollout import World
+from jaxtrain.types import Decision, Key, PyTree, Rollout
+
+
+class Recorded(NamedTuple):
+    """U updates."""
+
+    first: PyTree  # the agent before the first update
+    agent: PyTree  # after each update, leaves [U, ...]
+    rollout: Rollout  # leaves [U, T, B, ...]
+    metrics: dict[str, jax.Array]  # [U]
+    keys: Key  # [U], what each update was given
+
+
+def config_of(env: Any, algorithm: PPO, num_envs: int, updates: int, **env_params: float) -> Config:
+    """A run of so many updates, without events."""
+    return Config(
+        env=EnvConfig(id=env, num_envs=num_envs, params=env_params),
+        algorithm=algorithm,
+        total_env_steps=updates * num_envs * algorithm.rollout_length,
+        evaluation=EvaluationConfig(every=0),
+        logging=LoggingConfig(every=0),
+    )
+
+
+def record(config: Config, key: Key, *, updates: int | None = None, env_params: PyTree = None) -> Recorded:
+    """The updates of one seed.
+
+    Args:
+      updates: by default as many as are planned.
+      env_params: leaves [B, ...]; by default the same for every environment.
+    """
+    trainer = Trainer(config)
+    algorithm, spec = trainer.algorithm, trainer.spec
+    key_init, key_updates = jax.random.split(key)
+    state = trainer.new(key_init)
+    keys = jax.random.split(key_updates, updates or trainer.num_updates)
+
+    def collect(agent: PyTree, token: tuple[World, Any], key: Key) -> tuple[tuple[World, Rollout], Rollout]:
+        def policy(obs: PyTree, memory: PyTree, key: Key) -> Decision:
+            return algorithm.act(spec, agent, obs, memory, key, greedy=False)
+
+        world, rollout = trainer.collector(policy, token[0], key)
+        return (world, rollout), rollout  # the token of an update brings its rollout out
+
+    def update(carry: tuple[PyTree, World], key: Key) -> tuple[tuple[PyTree, World], Any]:
+        agent, (world, rollout), metrics = algorithm.update(spec, carry[0], collect, (carry[1], None), key)
+        return (agent, world), (agent, rollout, metrics)
+
+    runner, params = state.runner, state.env_params
+    if env_params is not None:
+        runner, params = trainer.collector.start(key_init, env_params)
+    world = World(runner, params, state.episodes, {})
+    _, rows = lax.scan(update, (state.agent, world), keys)
+    return Recorded(state.agent, *rows, keys)
