@@ -1,0 +1,62 @@
+"""The loop's promises on a GPU, where it unrolls rollouts and scans associatively.
+
+JAX_PLATFORMS=cuda,cpu python -m pytest -m gpu tests/test_gpu.py
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxtrain
+from tests.helpers import differing, keys
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(jax.default_backend() == "cpu", reason="needs a GPU; this machine has none"),
+]
+
+
+def config(**given):
+    return jaxtrain.Config(
+        **{
+            "env": {"id": "CartPole-v1", "num_envs": 64},
+            "algorithm": {"rollout_length": 32},
+            "total_env_steps": 64 * 32 * 12,
+            "evaluation": {"every": 64 * 32 * 4, "num_episodes": 8},
+        }
+        | given
+    )
+
+
+def test_watching_changes_no_bit_of_many_seeds():
+    sink = jaxtrain.sinks.Memory()
+    watched = jax.vmap(lambda key: jaxtrain.train(config(), key, sinks=[sink]))(keys(3))
+    alone = jax.vmap(lambda key: jaxtrain.train(config(evaluation={"every": 0}, logging={"every": 0}), key))(
+        keys(3)
+    )
+    assert differing(watched.state.agent, alone.state.agent) == []
+    evaluations = [r for r in sink.records if r.name == "evaluation"]
+    assert [r.update for r in evaluations] == [4, 8, 12]
+    assert all(r.values["return_mean"].shape == (3,) for r in evaluations)
+
+
+def test_a_run_cut_in_two_has_the_bits_of_the_whole():
+    trainer = jaxtrain.Trainer(config())
+    run = jax.jit(trainer.run, static_argnums=1)
+    state = jax.jit(trainer.init)(jax.random.key(0))
+    assert differing(run(run(state, 5), 7), run(state, 12)) == []
+
+
+def test_one_update_agrees_with_the_cpu():
+    with jax.default_matmul_precision("highest"):
+        trainer = jaxtrain.Trainer(config())
+        agents = []
+        for platform in ("cpu", jax.default_backend()):
+            with jax.default_device(jax.devices(platform)[0]):
+                state = jax.jit(trainer.init)(jax.random.key(0))
+                agents.append(jax.device_get(jax.jit(trainer.update)(state).agent.params))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4), *agents)
+    assert all(jnp.isfinite(x).all() for x in jax.tree.leaves(agents[1]))
