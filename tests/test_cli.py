@@ -1,0 +1,135 @@
+"""The command line as a user meets it: real processes, real signals, exit codes."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from jaxtrain.cli import main
+
+ROOT = Path(__file__).parent.parent
+TINY = """
+env: {id: "tests.probes.envs:Cycle", num_envs: 4}
+algorithm: {rollout_length: 8, num_epochs: 1, num_minibatches: 2, network: {hidden_sizes: [4]}}
+total_env_steps: 384
+evaluation: {every: 96, num_episodes: 2}
+logging: {sinks: [jsonlines]}
+"""
+
+
+@pytest.fixture
+def file(tmp_path):
+    path = tmp_path / "tiny.yaml"
+    path.write_text(TINY)
+    return str(path)
+
+
+def process(*arguments, before=""):
+    """A real process; `before` is a shell command that sets its limits."""
+    return subprocess.Popen(
+        ["bash", "-c", f'{before}\nexec "$0" "$@"', sys.executable, "-m", "jaxtrain.cli", *arguments],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def test_a_misspelt_field_and_a_wrong_total_are_named_together_and_nothing_is_made(file, tmp_path, capsys):
+    out = tmp_path / "out"
+    code = main(
+        ["train", file, "--algorithm.lerning-rate", "1", "--total-env-steps", "100", "--out", str(out)]
+    )
+    message = capsys.readouterr().err
+    assert code == 2
+    assert "algorithm.lerning_rate: unknown key" in message and "learning_rate" in message
+    assert not out.exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["train", "missing.yaml"], "cannot be read"),
+        (["train", "FILE", "loose"], "needs a field in front of it"),
+        (["train", "FILE", "--env.num-envs"], "needs a value"),
+        (["train", "FILE", "--env.num-envs", "three"], "env.num_envs = 'three': needs an int"),
+        (["plan", "FILE", "--evaluation.every", "1e9"], "evaluation.every"),
+        (["list", "envs", "more"], "takes no more arguments"),
+    ],
+)
+def test_a_bad_request_is_one_readable_error_and_exit_code_2(file, capsys, arguments, words):
+    assert main([file if word == "FILE" else word for word in arguments]) == 2
+    message = capsys.readouterr().err
+    assert words in message and "Traceback" not in message
+
+
+def test_overrides_reach_the_run_and_its_files_are_named(file, tmp_path, capsys):
+    out = tmp_path / "out"
+    assert main(["train", file, "--total-env-steps", "1.92e2", "--seed=1", "--out", str(out)]) == 0
+    rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    assert rows[-1]["env_steps"] == 192
+    assert json.loads((out / "run.json").read_text())["seed"] == 1
+    assert f"files: {out}/" in capsys.readouterr().out
+
+
+def test_the_plan_names_each_event_with_its_env_steps_and_the_memory(file, capsys):
+    assert main(["plan", file]) == 0
+    text = capsys.readouterr().out
+    assert "12 of 32 env steps" in text
+    assert "96 192 288 384" in text
+    assert "a seed" in text
+
+
+@pytest.mark.parametrize(
+    ("what", "name"),
+    [("algorithms", "ppo"), ("events", "randomise"), ("sinks", "wandb"), ("envs", "CartPole-v1")],
+)
+def test_what_can_be_named_in_a_config_is_listed(what, name, capsys):
+    assert main(["list", what]) == 0
+    assert name in capsys.readouterr().out
+
+
+def test_help_lists_every_field(capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(["train", "--help"])
+    text = capsys.readouterr().out
+    assert ended.value.code == 0
+    for field in (
+        "--env.num-envs",
+        "--algorithm.learning-rate",
+        "--evaluation.num-episodes",
+        "--total-env-steps",
+    ):
+        assert field in text
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_a_run_at_a_chunk_with_a_whole_log_and_its_exit_code(file, tmp_path, number):
+    out = tmp_path / "out"
+    long = ["--total-env-steps", "96_000_000", "--evaluation.every", "960_000"]
+    run = process("train", file, *long, "--out", str(out))
+    log = out / "metrics.jsonl"
+    while run.poll() is None and not (log.exists() and log.stat().st_size):
+        time.sleep(0.05)
+    run.send_signal(number)
+    _, err = run.communicate(timeout=120)
+    assert run.returncode == 128 + number, err
+    rows = [json.loads(line) for line in log.read_text().splitlines()]
+    assert rows and rows[-1]["env_steps"] < 96_000_000
+    assert json.loads((out / "run.json").read_text())["exit"] == f"signal {int(number)}"
+
+
+def test_a_log_that_cannot_be_written_to_its_end_is_exit_code_1(file, tmp_path):
+    out = tmp_path / "out"
+    run = process("train", file, "--out", str(out), before="ulimit -f 5")  # KiB in a file: some rows fit
+    _, err = run.communicate(timeout=120)
+    assert run.returncode == 1, err
+    assert "JsonLines" in err and "metrics.jsonl" in err and "records lost" in err
