@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import jax
 from jax import lax
 
-from jaxtrain import PPO, Config, EnvConfig, EvaluationConfig, LoggingConfig, Trainer
+from jaxtrain import Config, EnvConfig, EvaluationConfig, LoggingConfig, Trainer
 from jaxtrain.rollout import World
 from jaxtrain.types import Decision, Key, PyTree, Rollout
 
@@ -26,7 +26,7 @@ class Recorded(NamedTuple):
     keys: Key  # [U], what each update was given
 
 
-def config_of(env: Any, algorithm: PPO, num_envs: int, updates: int, **env_params: float) -> Config:
+def config_of(env: Any, algorithm: Any, num_envs: int, updates: int, **env_params: float) -> Config:
     """A run of so many updates, without events."""
     return Config(
         env=EnvConfig(id=env, num_envs=num_envs, params=env_params),

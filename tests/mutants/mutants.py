@@ -22,10 +22,10 @@ TESTS = {
     "returns.py": ("tests/test_returns.py", "tests/test_ppo.py"),
     "normalise.py": ("tests/test_normalise.py", "tests/test_ppo.py"),
     "shuffle.py": ("tests/test_shuffle.py", "tests/test_ppo.py"),
-    "rollout.py": ("tests/test_rollout.py", "tests/test_evaluate.py", "tests/probes/test_probes.py"),
+    "rollout.py": ("tests/test_rollout.py", "tests/test_trainer.py", "tests/probes/test_probes.py"),
     "evaluate.py": ("tests/test_evaluate.py", "tests/test_trainer.py"),
     "episodes.py": ("tests/test_rollout.py",),
-    "one_seed.py": ("tests/test_trainer.py", "tests/test_events.py", "tests/test_evaluate.py"),
+    "one_seed.py": ("tests/test_trainer.py", "tests/test_events.py", "tests/probes/test_probes.py"),
     "trainer.py": ("tests/test_trainer.py", "tests/test_events.py", "tests/test_stock.py"),
     "schedule.py": ("tests/test_schedule.py",),
 }

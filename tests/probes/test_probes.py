@@ -14,8 +14,8 @@ import optax
 import pytest
 from jax import lax
 
-from jaxtrain import PPO, Trainer, train
-from jaxtrain.types import Box, Discrete, Rollout, Spec
+from jaxtrain import PPO, Trainer, fields, train
+from jaxtrain.types import Box, Decision, Discrete, Rollout, Spec, Step
 from tests.probes import envs as probes
 from tests.recorded import config_of, record
 
@@ -219,3 +219,60 @@ def test_each_environment_sees_its_own_episodes_from_their_start_to_their_end():
     np.testing.assert_array_equal(episode[:, 1:] != episode[:, :-1], over[:, :-1])
     starts = episode[time == 0]
     assert len(set(starts)) == len(starts)
+
+
+@dataclass(frozen=True)
+class Noise(probes.OneStep):
+    """Every observation is a draw, and so is the end."""
+
+    def reset(self, key, params):
+        return jax.random.uniform(key, (1,)), ()
+
+    def step(self, key, state, action, params):
+        obs = jax.random.uniform(key, (1,))
+        return Step(obs, (), obs[0], obs[0] < 0.3, jnp.zeros((), bool), {})
+
+
+@fields.config
+class Keep:
+    """Acts by a draw, learns nothing, and keeps the last rollout."""
+
+    name: str = fields.text("keep")
+    rollout_length: int = fields.integer(4)
+
+    def init(self, spec, key):
+        obs, draw = jnp.zeros((self.rollout_length, spec.num_envs, 1)), jnp.zeros(self.rollout_length)
+        return {"obs": obs, "next_obs": obs, "draw": draw}
+
+    def memory(self, spec):
+        return ()
+
+    def act(self, spec, agent, obs, memory, key, *, greedy):
+        return Decision(jnp.zeros(len(obs), jnp.int32), memory, jax.random.uniform(key))
+
+    def update(self, spec, agent, collect, runner, key):
+        runner, rollout = collect(agent, runner, key)
+        kept = {"obs": rollout.obs, "next_obs": rollout.next_obs, "draw": rollout.extras}
+        return kept, runner, {"loss": jnp.zeros(())}
+
+    def value(self, spec, agent, obs):
+        return jnp.zeros(obs.shape[:-1])
+
+
+def test_no_draw_comes_twice_whatever_the_seed_the_update_the_step_or_the_environment():
+    trainer = Trainer(config_of(Noise(), Keep(), num_envs=3, updates=5))
+
+    @jax.jit
+    def run(keys):
+        def update(state, _):
+            state = trainer.update(state)
+            return state, state.agent
+
+        return lax.scan(update, trainer.new(keys), length=5)[1]
+
+    kept = jax.tree.map(np.ravel, run(jax.random.split(jax.random.key(0), 2)))
+    starts = np.setdiff1d(kept["obs"], kept["next_obs"])
+    begun = 2 * 3 + (kept["next_obs"] < 0.3).sum()  # episodes, of which those of the last step are not seen
+    drawn = np.concatenate([kept["next_obs"], kept["draw"], starts])
+    assert len(np.unique(drawn)) == len(drawn) == 120 + 40 + len(starts)
+    assert begun - 6 <= len(starts) <= begun
