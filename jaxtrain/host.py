@@ -12,21 +12,19 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import logging
-import threading
 import time
 import warnings
-from collections import deque
 from collections.abc import Callable, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 from jax.experimental import io_callback
 
+from jaxtrain.lane import Lane
 from jaxtrain.types import Record, RunInfo, Sink
-
-PATIENCE_SECONDS = 1.0  # what one sink may hold training up for, in all, while its queue is full
 
 _log = logging.getLogger("jaxtrain")
 _ids = itertools.count(1)
@@ -88,6 +86,8 @@ class Door:
     Args:
       sinks: opened by the program's first call of `started`; never closed, whoever made them does that.
       info: of the run; `num_seeds` is what the program says.
+      records: how many the run had made before this process; `Record.index` goes on from there.
+      elapsed_seconds: how long it had run by then.
       capacity: records that may wait for one sink.
       deadline_seconds: how long `wait` waits for all sinks together.
     """
@@ -95,11 +95,20 @@ class Door:
     id: int
 
     def __init__(
-        self, sinks: Sequence[Sink], info: RunInfo, *, capacity: int = 1024, deadline_seconds: float = 10.0
+        self,
+        sinks: Sequence[Sink],
+        info: RunInfo,
+        *,
+        records: int = 0,
+        elapsed_seconds: float = 0.0,
+        capacity: int = 1024,
+        deadline_seconds: float = 10.0,
     ) -> None:
         self._info = info
+        self.records = records
+        self._earlier = elapsed_seconds
         self._deadline_seconds = deadline_seconds
-        self._lanes = [_Lane(sink, capacity) for sink in sinks]
+        self._lanes = [Lane(sink, capacity) for sink in sinks]
         self._begun: float | None = None  # when the first update began
         self._mark = (0, 0.0)  # the update last reported, and when its last record had been handed on
         self._speed: float | None = None
@@ -115,6 +124,35 @@ class Door:
     def failed(self) -> list[Sink]:
         """The sinks left out so far."""
         return [lane.sink for lane in self._lanes if lane.problem is not None]
+
+    def error_of(self, sink: Sink) -> Exception | None:
+        """Why a sink has been left out; None while it has not."""
+        lane = next(lane for lane in self._lanes if lane.sink is sink)
+        if lane.problem is None:
+            return None
+        return lane.error if isinstance(lane.error, Exception) else RuntimeError(lane.sentence)
+
+    @property
+    def elapsed_seconds(self) -> float:
+        """Since the first update began, the time of earlier processes included."""
+        return self._earlier + (0.0 if self._begun is None else time.perf_counter() - self._begun)
+
+    def mark(self) -> Callable[[], dict[Path, int]]:
+        """Ask how long the sinks' files are once they hold all records so far and no later one.
+
+        Returns:
+          A function that waits for the answer: path -> bytes. Call it from any thread, within the
+          deadline of `wait` for sinks that are slow; one that is not done by then is left out.
+        """
+        lanes = [lane for lane in self._lanes if hasattr(lane.sink, "files")]
+        asked = [(lane, lane.ask_lengths()) for lane in lanes]
+
+        def lengths() -> dict[Path, int]:
+            deadline = time.monotonic() + self._deadline_seconds
+            problem = f"was not done {self._deadline_seconds:g} s after a checkpoint was due"
+            return {path: size for lane, box in asked for path, size in lane.lengths(box, deadline, problem)}
+
+        return lengths
 
     def wait(self) -> None:
         """Return once every sink has written and flushed what it was given, or has been left out."""
@@ -164,119 +202,16 @@ class Door:
         if update > self._mark[0] and name == "metrics":
             steps = self._env_steps(update - self._mark[0]) * self._info.num_seeds
             self._speed = steps / (now - self._mark[1])
-        clocks = {"unix_seconds": time.time(), "elapsed_seconds": now - (self._begun or now)}
+        clocks = {"unix_seconds": time.time(), "elapsed_seconds": self._earlier + now - (self._begun or now)}
         if self._speed is not None:
             clocks["env_steps_per_second"] = self._speed
         # A copy: the program may use the memory again once this call returns.
         arrays = {key: np.array(value) if seeds else np.array(value)[None] for key, value in values.items()}
-        record = Record(name, update, self._env_steps(update), arrays, clocks)
+        record = Record(name, update, self._env_steps(update), arrays, clocks, self.records)
+        self.records += 1
         for lane in self._lanes:
             lane.give(record)
         self._mark = (update, time.perf_counter())
 
     def _env_steps(self, updates: int) -> int:
         return updates * self._info.env_steps_per_update
-
-
-class _Lane:
-    """One sink, the tasks that wait for it, and the thread that does them in order.
-
-    `_changed` guards everything here; the sink's own methods run outside of it.
-    """
-
-    def __init__(self, sink: Sink, capacity: int) -> None:
-        self.problem: str | None = None  # the first; a lane that has one is left out for good
-        self.warned = False
-        self.sink = sink
-        self._capacity = capacity
-        self._patience = PATIENCE_SECONDS
-        self._given = self._written = self._flushed = 0  # records
-        self._tasks: deque[Callable[[], None]] = deque()
-        self._asked = self._done = 0  # tasks, ever
-        self._stopping = False
-        self._changed = threading.Condition()
-        # A daemon: a sink that hangs must not keep the process from ending.
-        name = f"jaxtrain-{type(sink).__name__}"
-        self._thread = threading.Thread(target=self._work, name=name, daemon=True)
-
-    @property
-    def sentence(self) -> str:
-        lost = self._given - self._written
-        return f"sink {type(self.sink).__name__} {self.problem}; {lost} of {self._given} records lost"
-
-    def start(self, run: RunInfo) -> None:
-        self._ask(partial(self.sink.open, run))
-        self._thread.start()
-
-    def give(self, record: Record) -> None:
-        with self._changed:
-            self._given += 1
-            begun = time.monotonic()
-            if not self._changed.wait_for(self._has_room, self._patience):
-                self._leave_out(f"kept its queue of {self._capacity} records full for {PATIENCE_SECONDS:g} s")
-            self._patience -= time.monotonic() - begun
-            self._ask(partial(self._write, record))
-
-    def ask_flush(self) -> None:
-        self._ask(self._flush)
-
-    def settle(self, deadline: float, problem: str) -> None:
-        with self._changed:
-            asked = self._asked
-            left = deadline - time.monotonic()
-            if not self._changed.wait_for(lambda: self.problem is not None or self._done >= asked, left):
-                self._leave_out(problem)
-
-    def stop(self) -> None:
-        with self._changed:
-            self._stopping = True
-            self._changed.notify_all()
-        if self.problem is None and self._thread.ident is not None:
-            self._thread.join(PATIENCE_SECONDS)  # idle by now: whoever closes the sink is alone with it
-
-    def _has_room(self) -> bool:
-        return self.problem is not None or len(self._tasks) < self._capacity
-
-    def _ask(self, task: Callable[[], None]) -> None:
-        with self._changed:
-            if self.problem is None:
-                self._tasks.append(task)
-                self._asked += 1
-                self._changed.notify_all()
-
-    def _leave_out(self, problem: str) -> None:
-        with self._changed:
-            if self.problem is None:
-                self.problem = problem
-                self._tasks.clear()
-                self._changed.notify_all()
-                _log.error("%s so far; training goes on without it", self.sentence)
-
-    def _write(self, record: Record) -> None:
-        self.sink.write(record)
-        with self._changed:
-            self._written += self.problem is None
-
-    def _flush(self) -> None:
-        try:
-            self.sink.flush()
-        except BaseException:
-            self._written = self._flushed  # what a failed flush held back is not known to be anywhere
-            raise
-        self._flushed = self._written
-
-    def _work(self) -> None:
-        while True:
-            with self._changed:
-                self._changed.wait_for(lambda: self._tasks or self._stopping or self.problem is not None)
-                if not self._tasks:
-                    return
-                task = self._tasks.popleft()
-                self._changed.notify_all()
-            try:
-                task()
-            except BaseException as error:  # SystemExit as well: some clients end their thread by it
-                self._leave_out(f"failed with {type(error).__name__}: {error}")
-            with self._changed:
-                self._done += 1
-                self._changed.notify_all()

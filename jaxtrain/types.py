@@ -134,7 +134,7 @@ class Spec:
     action_space: Space
     observation: PyTree  # jax.ShapeDtypeStruct of one observation
     num_envs: int  # B
-    num_updates: int  # planned updates of the run: what schedules anneal over
+    num_updates: int  # what schedules anneal over: the run's updates, or fewer if it was extended
 
 
 # `(agent, runner, key) -> (runner, rollout)`. To an algorithm the runner is a token to pass on.
@@ -193,6 +193,7 @@ class Record:
     # What depends on the clock: unix seconds since 1970, elapsed_seconds since the first update
     # began, env_steps_per_second (summed over seeds; without compilation and evaluation).
     time: Mapping[str, float] = field(default_factory=dict)
+    index: int = 0  # place in the run's log, from 0; a resumed run goes on counting
 
 
 @dataclass(frozen=True)
@@ -204,6 +205,8 @@ class RunInfo:
     env_steps_per_update: int
     num_seeds: int
     config: Mapping[str, Any] = field(default_factory=dict)  # resolved, plain values
+    id: str = ""  # the same whenever the run is resumed; "" for a run that cannot be
+    resumed_at: int | None = None  # env steps done when this process took the run up; None in its first
 
 
 @runtime_checkable
@@ -211,6 +214,9 @@ class Sink(Protocol):
     """Where records go. Methods are called from one worker thread, in order, NumPy in, no JAX.
 
     A sink may raise or block: it is reported once, by name, and left out; training goes on.
+
+    A sink that appends to files may have a fifth method, `files() -> Sequence[Path]`: those it has
+    appended to. When a run is resumed they are cut back to their length at the checkpoint, before `open`.
     """
 
     def open(self, run: RunInfo) -> None: ...

@@ -11,6 +11,7 @@ import os
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # Nearly all the time of a test is compilation, and what is compiled is tiny: a third less without optimising.
 os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
+os.environ.setdefault("JAX_ENABLE_COMPILATION_CACHE", "false")  # that of the user's
 os.environ.setdefault("MPLBACKEND", "Agg")  # no screen
 os.environ.setdefault("WANDB_MODE", "offline")
 os.environ.setdefault("WANDB_SILENT", "true")

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxtrain import host
+from jaxtrain import host, lane
 from jaxtrain.sinks import JsonLines, Memory
 from jaxtrain.types import Record, RunInfo
 
@@ -210,7 +210,7 @@ def test_a_sink_that_never_returns_does_not_keep_the_process_alive():
 
 
 def test_a_full_queue_holds_training_up_once_and_never_again(monkeypatch):
-    monkeypatch.setattr(host, "PATIENCE_SECONDS", 0.1)
+    monkeypatch.setattr(lane, "PATIENCE_SECONDS", 0.1)
     stuck, memory = Stuck(), Memory()
     door = host.Door([stuck, memory], INFO, capacity=2)
     run(door)

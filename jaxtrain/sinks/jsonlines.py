@@ -7,6 +7,7 @@ Knows nothing of runs that are resumed: whoever resumes one cuts the file back.
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -57,6 +58,10 @@ class JsonLines(Closing):
 
     def flush(self) -> None:
         pass
+
+    def files(self) -> Sequence[Path]:
+        """What it has appended to; see `jaxtrain.types.Sink`."""
+        return [self.path]
 
     def close(self) -> None:
         pass
