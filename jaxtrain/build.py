@@ -26,14 +26,10 @@ Part = Event | OnReset | OnStep
 def built_in(config: Config) -> tuple[Event, ...]:
     """The metrics and the evaluation of every run, each at its interval and at the end."""
     made: list[Event] = []
-    for name, interval, share in (
-        ("metrics", config.logging.every, 100),
-        ("evaluation", config.evaluation.every, 10),
-    ):
+    for name, part in (("metrics", "logging"), ("evaluation", "evaluation")):
+        interval = config.interval(part)
         if interval == 0:
             continue
-        if interval is None:
-            interval = max(1, config.num_updates // share) * config.env_steps_per_update
         schedule = every(interval) | finish()
         made.append(
             Event(name, schedule, _metrics)

@@ -17,6 +17,7 @@ import jax
 import yaml
 
 from jaxtrain import event_config, fields, files
+from jaxtrain.checkpoint_config import CheckpointConfig
 from jaxtrain.env_config import EnvConfig, faults_of_moves, faults_of_spaces
 from jaxtrain.event_config import EVENTS, EventConfig
 from jaxtrain.fields import ConfigError, Fault, Problem, from_mapping, nearest
@@ -28,6 +29,7 @@ __all__ = [
     "ALGORITHMS",
     "EVENTS",
     "SINKS",
+    "CheckpointConfig",
     "Config",
     "EnvConfig",
     "EvaluationConfig",
@@ -38,6 +40,7 @@ __all__ = [
     "dump",
     "load_config",
     "load_object",
+    "resolved",
     "to_dict",
 ]
 
@@ -157,6 +160,8 @@ class LoggingConfig:
         return found
 
 
+# Part -> what share of the run lies between two, where its `every` is unset.
+INTERVALS = {"logging": 100, "evaluation": 10, "checkpoint": 10}
 MEMBERS = ("name", "rollout_length", "init", "act", "update", "value", "memory")
 
 
@@ -191,13 +196,17 @@ class Config:
     env: EnvConfig = fields.nested(EnvConfig)
     algorithm: Any = fields.custom(_default_algorithm, _read_algorithm, "", leaf=True)
     total_env_steps: int = fields.integer(1_048_576, low=1, help="summed over the environments of one seed")
+    anneal_env_steps: int | None = fields.integer(
+        None, low=1, help="env steps over which rates anneal, then to stay as they are; unset: the whole run"
+    )
     evaluation: EvaluationConfig = fields.nested(EvaluationConfig)
     logging: LoggingConfig = fields.nested(LoggingConfig)
+    checkpoint: CheckpointConfig = fields.nested(CheckpointConfig)
     events: tuple[Any, ...] = event_config.events()
     on_nan: str = fields.choice(
         "freeze",
-        ("raise", "freeze", "ignore"),
-        help="a seed with a metric that is not finite stops; raise: all stop",
+        ("raise", "freeze", "skip", "ignore"),
+        help="of an update that is not finite: freeze, its seed stops; raise, all stop; skip, it is dropped",
     )
 
     @property
@@ -207,6 +216,17 @@ class Config:
     @property
     def num_updates(self) -> int:
         return self.total_env_steps // self.env_steps_per_update
+
+    @property
+    def anneal_updates(self) -> int:
+        """Updates over which rates anneal."""
+        return max(1, (self.anneal_env_steps or self.total_env_steps) // self.env_steps_per_update)
+
+    def interval(self, name: str) -> int:
+        """Env steps between two of what `INTERVALS` names; 0 is never."""
+        every = getattr(self, name).every
+        share = max(1, self.num_updates // INTERVALS[name]) * self.env_steps_per_update
+        return share if every is None else every
 
     def rules(self) -> list[Problem]:
         found: list[Problem] = []
@@ -220,10 +240,13 @@ class Config:
         elif total // per > fields.INT32:
             rule = f"needs at most 2^31 - 1 updates of {sizes}; raise num_envs or rollout_length"
             found.append(Problem("total_env_steps", total, rule))
+        if self.anneal_env_steps and self.anneal_updates > fields.INT32:
+            rule = f"needs at most {fields.INT32 * per}, 2^31 - 1 updates"
+            found.append(Problem("anneal_env_steps", self.anneal_env_steps, rule))
         if hasattr(self.algorithm, "problems"):
             problems = self.algorithm.problems(self.env.num_envs, self.env.make())
             found += [p._replace(path=f"algorithm.{p.path}") for p in problems]
-        for name in ("evaluation", "logging"):
+        for name in INTERVALS:
             value = getattr(self, name).every
             if value is not None and value > total:
                 rule = f"needs at most total_env_steps = {total}, or 0 for never"
@@ -283,6 +306,15 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     if problems:
         raise ConfigError(problems)
     return made
+
+
+def resolved(config: Config) -> Config:
+    """The config with every unset interval as the number that it stands for."""
+    parts = {name: getattr(config, name) for name in INTERVALS}
+    return dataclasses.replace(
+        config,
+        **{name: dataclasses.replace(part, every=config.interval(name)) for name, part in parts.items()},
+    )
 
 
 def to_dict(config: Config) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -123,4 +124,4 @@ def plain(value: Any) -> Any:
         return value.tolist()
     if value is None or isinstance(value, str | int | float | bool):
         return value
-    return name_of(value) or repr(value)
+    return name_of(value) or re.sub(r" at 0x[0-9a-f]+", "", repr(value))  # the same in another process

@@ -67,7 +67,7 @@ class OneSeed:
 
     def _spec(self, env: Any, num_envs: int) -> Spec:
         obs, _ = jax.eval_shape(lambda key: env.reset(key, envs.params(env, {})), jax.random.key(0))
-        return Spec(env.observation_space, env.action_space, obs, num_envs, self.num_updates)
+        return Spec(env.observation_space, env.action_space, obs, num_envs, self.config.anneal_updates)
 
     def _collector(self, env: Any, num_envs: int, parts: Sequence[build.Part], length: int) -> Collector:
         return Collector(

@@ -161,7 +161,7 @@ BAD = [
         "algorithm.network.activation = 'tan': needs one of tanh, relu, swish, gelu, elu; "
         "the nearest is 'tanh'",
     ),
-    ("on_nan=stop", "on_nan = 'stop': needs one of raise, freeze, ignore"),
+    ("on_nan=stop", "on_nan = 'stop': needs one of raise, freeze, skip, ignore"),
     # types
     ("algorithm.learning_rate=fast", "algorithm.learning_rate = 'fast': needs a number >= 0"),
     ("algorithm.learning_rate=[1, 2]", "algorithm.learning_rate = [1, 2]: needs a number >= 0"),
@@ -564,7 +564,8 @@ def test_what_only_python_can_give_is_written_as_it_reads():
     )
     written = yaml.safe_load(dump(config))
     assert written["env"]["id"] == "OneStep(continuous=True)"
-    assert written["events"] == [repr(event)] and written["algorithm"]["learning_rate"] == 0.5
+    assert written["events"] == [re.sub(" at 0x[0-9a-f]+", "", repr(event))]  # no address: it changes
+    assert written["algorithm"]["learning_rate"] == 0.5
     assert Trainer(config).events[-1] is event
     assert jax.jit(lambda config: config)(config).events == (event,)  # objects are static
 
@@ -628,7 +629,8 @@ def _fields(plain: Any, prefix: str = "") -> set[str]:
     """The dotted names of a config's fields; what is free-form or a list is one of them."""
     found: set[str] = set()
     for name, value in plain.items():
-        nested = isinstance(value, dict) and name in ("env", "algorithm", "network", "evaluation", "logging")
+        parts = ("env", "algorithm", "network", "evaluation", "logging", "checkpoint")
+        nested = isinstance(value, dict) and name in parts
         nested &= prefix + name != "evaluation.env"
         found |= _fields(value, f"{prefix}{name}.") if nested else {prefix + name}
     return found
