@@ -274,7 +274,8 @@ def same_tree(what: str, old: PyTree, new: PyTree) -> PyTree:
     made: list[Any] = []
     for (path, x), (_, y) in zip(old_leaves, new_leaves, strict=True):
         x, y = jnp.asarray(x), jnp.asarray(y)
-        if x.shape != y.shape or (x.dtype != y.dtype and not y.weak_type):
+        fits = x.dtype == y.dtype or (y.weak_type and jnp.result_type(x, y) == x.dtype)
+        if x.shape != y.shape or not fits:
             was, now = (f"{leaf.dtype}{list(leaf.shape)}" for leaf in (x, y))
             raise TypeError(f"{what}: {jax.tree_util.keystr(path)} was {was}, is {now}")
         made.append(y.astype(x.dtype) if y.dtype != x.dtype else y)

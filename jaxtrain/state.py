@@ -6,6 +6,7 @@ Knows nothing of how it is advanced.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -19,7 +20,7 @@ from jaxtrain.types import Key, Metrics, PyTree
 # TrainState.status
 RUNNING = 0
 STOPPED = 1  # by an event
-NON_FINITE = 2  # a metric was NaN or infinite; the state is the one before that update
+NON_FINITE = 2  # a metric or the agent was NaN or infinite; the state is the one before that update
 ABANDONED = 3  # as another seed was not finite, with `on_nan: raise`
 
 
@@ -68,6 +69,19 @@ def unknown(shapes: PyTree) -> PyTree:
         return jnp.full(x.shape, jnp.nan if jnp.issubdtype(x.dtype, jnp.inexact) else 0, x.dtype)
 
     return jax.tree.map(make, shapes)
+
+
+def inexact(x: Any) -> bool:
+    """Whether the dtype has NaN and infinities."""
+    return jnp.issubdtype(x.dtype, jnp.inexact)
+
+
+def not_finite(leaves: Sequence[jax.Array], seeds: jax.Array) -> jax.Array:
+    """Which of these seeds are not finite in some leaf [..., more axes]: a bool of the shape of `seeds`."""
+    found = jnp.zeros(seeds.shape, bool)
+    for x in filter(inexact, leaves):
+        found |= ~jnp.isfinite(x).all(axis=tuple(range(seeds.ndim, x.ndim)))
+    return found & seeds
 
 
 def as_key(key: Any) -> Key:

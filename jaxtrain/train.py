@@ -78,7 +78,7 @@ def train(
 
     Raises:
       ConfigError: for what cannot be run, before anything compiles.
-      FloatingPointError: with `on_nan: raise`, for a seed whose metrics are not finite; names seed,
+      FloatingPointError: with `on_nan: raise`, for a seed whose metrics or agent are not finite; names seed,
         metric and update. Not inside `jax.jit`, where `result.state.status` tells.
 
     Warns:
@@ -95,7 +95,7 @@ def train(
     config = jax.tree.map(
         lambda x: jnp.asarray(x, jnp.result_type(float)) if isinstance(x, float) else x, config
     )
-    faults = _Faults()
+    faults = Faults()
     watched = [*sinks, faults] if config.on_nan == "raise" else list(sinks)
     outlet = host.Door(watched, run_info(trainer)) if watched else None
     staged = False
@@ -114,15 +114,15 @@ def train(
     )
 
 
-def run_info(trainer: Trainer, name: str = "run") -> RunInfo:
+def run_info(trainer: Trainer, name: str = "run", **more: Any) -> RunInfo:
     """What sinks are told; `num_seeds` is known once the program runs."""
     per = trainer.env_steps_per_update
     staged = any(isinstance(x, Tracer) for x in jax.tree.leaves(trainer.config))
-    return RunInfo(name, per * trainer.num_updates, per, 1, {} if staged else to_dict(trainer.config))
+    return RunInfo(name, per * trainer.num_updates, per, 1, {} if staged else to_dict(trainer.config), **more)
 
 
-class _Faults:
-    """A sink that keeps the first seed whose metrics were not finite."""
+class Faults:
+    """A sink that keeps the first seed whose metrics or agent were not finite."""
 
     first: str | None = None
 

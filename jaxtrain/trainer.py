@@ -28,6 +28,8 @@ from jaxtrain.state import (
     RUNNING,
     TrainState,
     as_key,
+    inexact,
+    not_finite,
     shared_clock,
     unknown,
     where,
@@ -35,6 +37,7 @@ from jaxtrain.state import (
 from jaxtrain.types import Key, PyTree, Report
 
 History: TypeAlias = dict[str, dict[str, jax.Array]]  # event -> metric -> [marks, (S,) ...]
+_SHORT = 8  # updates of a scan within a loop of unknown length; the loop's own condition is a halt as well
 Emit: TypeAlias = Callable[[str, jax.Array, Report], None]  # (name, clock, report of all seeds)
 
 
@@ -75,34 +78,43 @@ class Trainer(OneSeed):
         """`new`, with the startup events applied."""
         return self.start(self.new(as_key(key)), None, None)[0]
 
-    def update(self, state: TrainState, emit: Emit | None = None) -> TrainState:
-        """One update, no events. Seeds that stopped stay as they are."""
+    def update(self, state: TrainState) -> TrainState:
+        """One update, no events. Seeds that stopped stay as they are.
 
-        def advance(state: TrainState) -> TrainState:
-            new = self._each("_update", state, seeded=state.key.ndim == 1, axes=(AXES,), out_axes=AXES)
-            running = state.status == RUNNING
-            if self.config.on_nan == "ignore":
-                return where(running, new, state)
-            finite = {
-                name: jnp.isfinite(value)
-                for name, value in new.metrics.items()
-                if name.startswith("train/") and jnp.issubdtype(value.dtype, jnp.inexact)
-            }
-            sound = jnp.stack(list(finite.values())).all(axis=0)
-            bad = running & ~sound
-            if emit is not None:
-                flags = {name: ~ok & running for name, ok in finite.items()}
-                lax.cond(bad.any(), partial(emit, "non_finite"), lambda *_: None, state.clock + 1, flags)
-            status = jnp.where(bad, NON_FINITE, state.status)
-            if self.config.on_nan == "raise":
-                status = jnp.where(bad.any() & (status == RUNNING), ABANDONED, status)
-            stopped_at = jnp.where((status != RUNNING) & running, state.clock + 1, state.stopped_at)
-            # What a bad update made is dropped: the seed keeps its last finite state.
-            return where(running & sound, new, state).replace(status=status, stopped_at=stopped_at)
+        A seed whose `train/…` metrics or agent an update leaves not finite keeps the state before it, less
+        the clock; whether it goes on is `config.on_nan`.
+        """
+        return self._turn(shared_clock(state))[0]
 
-        state = shared_clock(state)
-        state = lax.cond(jnp.any(state.status == RUNNING), advance, lambda s: s, state)
-        return state.replace(clock=state.clock + 1)
+    def _turn(self, state: TrainState) -> tuple[TrainState, jax.Array]:
+        """`update`, and which of `_watched` of which seeds were not finite: bool[names, (S)]."""
+        new = self._each("_update", state, seeded=state.key.ndim == 1, axes=(AXES,), out_axes=AXES)
+        running, clock = state.status == RUNNING, state.clock + 1
+        if self.config.on_nan == "ignore":
+            return where(running, new, state).replace(clock=clock), jnp.zeros((0, *running.shape), bool)
+        *metrics, _ = self._watched(new)
+        # The metrics were made before the last gradient step; what that did shows in the agent alone.
+        looked_at = [*([new.metrics[name]] for name in metrics), jax.tree.leaves(new.agent)]
+        bad = jnp.stack([not_finite(leaves, running) for leaves in looked_at])
+        return self._keep_finite(state, new, running, bad.any(axis=0), clock).replace(clock=clock), bad
+
+    @staticmethod
+    def _watched(state: TrainState) -> list[str]:
+        """What every update has to leave finite."""
+        return [n for n, x in state.metrics.items() if n.startswith("train/") and inexact(x)] + ["agent"]
+
+    def _keep_finite(
+        self, old: TrainState, new: TrainState, changed: jax.Array, fault: jax.Array, clock: jax.Array
+    ) -> TrainState:
+        """`new` for the `changed` seeds without `fault`, else `old`; `on_nan` says what follows."""
+        kept = where(changed & ~fault, new, old)
+        if self.config.on_nan == "skip":
+            return kept
+        status = jnp.where(fault, NON_FINITE, kept.status)
+        if self.config.on_nan == "raise":
+            status = jnp.where(fault.any() & (status == RUNNING), ABANDONED, status)
+        stopped_at = jnp.where(status != kept.status, clock, kept.stopped_at)
+        return kept.replace(status=status, stopped_at=stopped_at)
 
     def run(self, state: TrainState, num_updates: int) -> TrainState:
         """`num_updates` updates with their events; however a run is cut, the bits are the same.
@@ -221,13 +233,19 @@ class Trainer(OneSeed):
                     f"{event.name}/{k}": v for k, v in report.items() if f"{event.name}/{k}" in new.metrics
                 }
                 new = new.replace(metrics={**new.metrics, **latest})
-            new = where(changed, new, state)
             if history is not None:
                 rows = {k: history[event.name][k].at[row].set(v) for k, v in report.items()}
                 history = {**history, event.name: rows}
             if emit is not None and report:
                 emit(event.name, state.clock, report)
-            return new, history
+            # An event that hands the agent back as it was hands back the same tracers: nothing to look at.
+            agents = zip(jax.tree.leaves(new.agent), jax.tree.leaves(state.agent), strict=True)
+            touched = [x for x, y in agents if x is not y]
+            if self.config.on_nan == "ignore" or not touched:
+                return where(changed, new, state), history
+            fault = not_finite(touched, changed)
+            _tell(emit, state.clock, {f"{event.name}/agent": fault})
+            return self._keep_finite(state, new, changed, fault, state.clock), history
 
         if event.schedule.predicate is None:
             return run(state, history, None)
@@ -246,15 +264,24 @@ class Trainer(OneSeed):
         return state, history
 
     def advance(
-        self, state: TrainState, history: History | None, num_updates: int, emit: Emit | None
+        self, state: TrainState, history: History | None, num_updates: int | jax.Array, emit: Emit | None
     ) -> tuple[TrainState, History | None]:
-        """The scan over updates. Its counters are scalars, so no condition in it is batched."""
+        """The scan over updates. Its counters are scalars, so no condition in it is batched.
+
+        Where `num_updates` is an i32[] of the program, a loop around short scans, with the same bits: one
+        program then does for every length. It may end early, once every seed has stopped.
+        """
         tables = [np.array(self.timetable[event.name], np.int32) for event in self.events]
         # Cursors follow from the clock, so they are no part of the state.
         cursors = jnp.array([jnp.sum(table <= state.clock) for table in tables], jnp.int32)
         marks = [jnp.append(table, -1) for table in tables]  # the end is a mark that no clock equals
+        known = isinstance(num_updates, int)
+        end = state.clock + num_updates
+        watched = [] if self.config.on_nan == "ignore" else self._watched(state)
+        quiet = jnp.zeros((len(watched), *state.status.shape), bool)
 
-        def fire(state: TrainState, history: History | None, cursors: jax.Array, due: jax.Array) -> Any:
+        def look(state: TrainState, history: History | None, cursors: Any, due: Any, bad: Any) -> Any:
+            _tell(emit, state.clock, dict(zip(watched, bad, strict=True)))
             for i in range(len(marks)):
 
                 def run(s: TrainState, h: History | None, i: int = i) -> Any:
@@ -265,17 +292,39 @@ class Trainer(OneSeed):
 
         def body(carry: tuple[Any, ...], _: None) -> tuple[tuple[Any, ...], None]:
             state, history, cursors = carry
-            state = self.update(state, emit)
-            if not marks:
-                return (state, history, cursors), None
-            due = jnp.stack([table[cursors[i]] == state.clock for i, table in enumerate(marks)])
+            going = known or state.clock < end
+            # In a computation of its own an update has the same bits whatever is around it.
+            state, bad = lax.cond(
+                going & jnp.any(state.status == RUNNING),
+                self._turn,
+                lambda s: (s.replace(clock=s.clock + going), quiet),
+                state,
+            )
+            due = jnp.array([table[cursors[i]] == state.clock for i, table in enumerate(marks)], bool) & going
             # When the last seed has stopped, its last reports and those of the end are all that is left.
             awake = (state.status == RUNNING) | (state.stopped_at == state.clock)
-            awake = jnp.any(awake) | (state.clock == self.num_updates)
+            told = due & (jnp.any(awake) | (state.clock == self.num_updates))
+            # One condition guards all that is rare: on a GPU each is a halt.
             state, history = lax.cond(
-                awake & due.any(), fire, lambda s, h, *_: (s, h), state, history, cursors, due
+                told.any() | bad.any(), look, lambda s, h, *_: (s, h), state, history, cursors, told, bad
             )
             return (state, history, cursors + due), None
 
-        (state, history, _), _ = lax.scan(body, (state, history, cursors), length=num_updates)
-        return state, history
+        def goes_on(carry: tuple[Any, ...]) -> jax.Array:
+            state = carry[0]
+            last = state.clock == self.num_updates - 1
+            return (state.clock < end) & (last | jnp.any(state.status == RUNNING))
+
+        carry = (state, history, cursors)
+        if known:
+            carry, _ = lax.scan(body, carry, length=num_updates)
+        else:
+            carry = lax.while_loop(goes_on, lambda c: lax.scan(body, c, length=_SHORT)[0], carry)
+        return carry[:2]
+
+
+def _tell(emit: Emit | None, clock: jax.Array, bad: Report) -> None:
+    """Send which seeds are not finite in what, if any is."""
+    if emit is not None and bad:
+        any_bad = jnp.stack(list(bad.values())).any()
+        lax.cond(any_bad, partial(emit, "non_finite"), lambda *_: None, clock, bad)

@@ -26,7 +26,12 @@ TESTS = {
     "evaluate.py": ("tests/test_evaluate.py", "tests/test_trainer.py"),
     "episodes.py": ("tests/test_rollout.py",),
     "one_seed.py": ("tests/test_trainer.py", "tests/test_events.py", "tests/probes/test_probes.py"),
-    "trainer.py": ("tests/test_trainer.py", "tests/test_events.py", "tests/test_stock.py"),
+    "trainer.py": (
+        "tests/test_trainer.py",
+        "tests/test_events.py",
+        "tests/test_stock.py",
+        "tests/faults/test_non_finite.py",
+    ),
     "schedule.py": ("tests/test_schedule.py",),
 }
 
@@ -309,14 +314,20 @@ MUTANTS = (
     Mutant(
         "a stopped seed goes on",
         TRAINER,
-        "return where(running & sound, new, state)",
-        "return where(sound, new, state)",
+        "kept = where(changed & ~fault, new, old)",
+        "kept = where(~fault, new, old)",
     ),
     Mutant(
         "a bad update is kept",
         TRAINER,
-        "return where(running & sound, new, state)",
-        "return where(running, new, state)",
+        "kept = where(changed & ~fault, new, old)",
+        "kept = where(changed, new, old)",
+    ),
+    Mutant(
+        "an infinite agent goes unseen",
+        TRAINER,
+        "*([new.metrics[name]] for name in metrics), jax.tree.leaves(new.agent)]",
+        "*([new.metrics[name]] for name in metrics), []]",
     ),
     Mutant(
         "a resumed event fires again",
