@@ -6,8 +6,9 @@ Knows nothing of TensorBoard itself, which is not needed to write.
 
 from __future__ import annotations
 
+import os
 import time
-import uuid
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,10 @@ class TensorBoard(Closing):
     Tags are those of `jaxtrain.sinks.curves`: `rollout/return_mean`, `evaluation/return_mean`, and with
     several seeds `…/mean`, `…/std`, `…/min`, `…/max`.
 
+    Each `open` begins a new event file, which readers take after all older ones. That of a resumed run
+    begins by taking back what older files hold beyond the point of the resume, so that a TensorBoard that
+    has read it already shows no point twice.
+
     Args:
       directory: where the event file goes; created by `open`.
       seeds: "aggregate", one set of curves for all seeds, or "separate", a sub-directory for each
@@ -37,21 +42,41 @@ class TensorBoard(Closing):
         self.directory = Path(directory)
         self.seeds = seeds
         self._writers: list[tuple[Path, Any]] = []
+        self._files: list[Path] = []
         self._flush_at = 0.0
 
     def open(self, run: RunInfo) -> None:
         # The writer below SummaryWriter, for it has a thread of its own between, which ends at the first
         # error and says nothing; then its queue of 10 is full and every call blocks for ever.
         from tensorboardX.event_file_writer import EventsWriter
+        from tensorboardX.proto.event_pb2 import Event, SessionLog  # pyright: ignore[reportAttributeAccessIssue]
 
         self.close()
+        self._files = []
         separate = self.seeds == "separate" and run.num_seeds > 1
         places = [self.directory / f"seed_{seed:04d}" for seed in range(run.num_seeds)]
         for place in places if separate else [self.directory]:
             place.mkdir(parents=True, exist_ok=True)
-            # Two writers that open within one second would share a file name without the suffix.
-            self._writers.append((place, EventsWriter(str(place / "events"), f".{uuid.uuid4().hex[:8]}")))
+            old = sorted(place.glob("events.*"))
+            # Readers go by name. With no more than the seconds that EventsWriter puts into it, two processes
+            # of one second could share a file, and one whose clock is behind would be read first.
+            counts = [int(part) for file in old if (part := file.name.split(".")[1]).isdigit()]
+            count = max([time.time_ns(), *(n + 1 for n in counts)])
+            writer: Any = EventsWriter(str(place / f"events.{count:019d}"))
+            self._writers.append((place, writer))
+            self._files.append(Path(writer._file_name))
+            if run.resumed_at is not None:
+                self._files += old
+                # What was logged at the resume was logged before the checkpoint, and stays.
+                start = SessionLog(status=SessionLog.START)
+                event = Event(wall_time=time.time(), step=run.resumed_at + 1, session_log=start)
+                with naming(place):
+                    writer.write_event(event)
         self.flush()
+
+    def files(self) -> Sequence[Path]:
+        """The run's event files, earlier processes' too. After `flush` all that was written is in them."""
+        return tuple(self._files)
 
     def write(self, record: Record) -> None:
         from tensorboardX.proto.event_pb2 import Event  # pyright: ignore[reportAttributeAccessIssue]
@@ -71,6 +96,7 @@ class TensorBoard(Closing):
         for place, writer in self._writers:
             with naming(place):
                 writer.flush()
+                os.stat(writer._file_name)  # a deleted file takes all that is written without an error
         self._flush_at = time.monotonic() + _FLUSH_SECONDS
 
     def close(self) -> None:

@@ -1,20 +1,26 @@
 """Send records to Weights & Biases.
 
-In: `Record`s. Out: rows of one run, or of one run per seed.
+In: `Record`s. Out: rows of one run, or of one run per seed, each row once however often the run is resumed.
 Knows nothing of credentials: wandb finds them itself, and none is written to a file.
 """
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import uuid
-from contextlib import ExitStack
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
+
 from jaxtrain.sinks import Closing, Seeds, check_choice, curves
 from jaxtrain.types import Record, RunInfo
+
+_APART = "-offline"  # ending of the id of a run that was to be online
 
 _log = logging.getLogger("jaxtrain")
 
@@ -25,15 +31,27 @@ class Wandb(Closing):
     With no network, no server or no credentials the run goes offline, with one warning; `wandb sync`
     sends its rows later. `open` is where wandb starts; opened again, a new run begins.
 
+    A run with an id goes on under it when it is resumed. The step of a row is `Record.index`. Rows that
+    the server has already are not sent again. Those that it lacks are read from `metrics.jsonl` in
+    `directory`: wandb sends every 15 s, and what waits in its process is lost when a run is killed.
+    Without that file they stay missing.
+
+    Offline nothing is known of a server, so each process leaves a directory `offline-run-*` of its own with
+    all rows so far. The newest is whole; when a run is resumed, older ones are marked as synced, which
+    `wandb sync` leaves out. It sends the newest to the run's id if the mode was "offline". There it would
+    append to rows that the server has already. So the id of a run that had to go offline ends in `-offline`.
+
     Args:
       project: of Weights & Biases.
       mode: None is what `WANDB_MODE` says, and "online" without it.
       seeds: "aggregate", one run with mean, std, min and max, or "separate", one run per seed in a group.
-      group: None is, for separate seeds, the run's name and a random ending.
+      group: None is, for separate seeds, the run's id, or its name and a random ending if it has none.
       name: None is the run's name.
       directory: where wandb puts its files; None is what wandb chooses.
       timeout_seconds: how long a server may take to answer before the run goes offline. Stay below the
         door's deadline, or a short run is over before wandb has started.
+      finish_seconds: how long `close` waits until the server has every row. After that one warning says
+        where they are kept.
       options: anything else that `wandb.init` takes.
     """
 
@@ -47,6 +65,7 @@ class Wandb(Closing):
         name: str | None = None,
         directory: str | Path | None = None,
         timeout_seconds: float = 6.0,
+        finish_seconds: float = 30.0,
         **options: Any,
     ) -> None:
         check_choice("Wandb: seeds", seeds, ("aggregate", "separate"))
@@ -55,9 +74,11 @@ class Wandb(Closing):
         self.project, self.group, self.name = project, group, name
         self.mode, self.seeds = mode, seeds
         self.directory = None if directory is None else Path(directory)
-        self.timeout_seconds = timeout_seconds
+        self.timeout_seconds, self.finish_seconds = timeout_seconds, finish_seconds
         self.options = options
         self._runs: list[Any] = []
+        self._counted = False  # whether a row's step is the index of its record
+        self._next: list[int] = []  # for each run, the index of the first record that it still lacks
 
     def open(self, run: RunInfo) -> None:
         self.close()
@@ -67,25 +88,37 @@ class Wandb(Closing):
         if self.seeds == "aggregate" or run.num_seeds == 1:
             wanted = [{"name": name, "group": self.group, "config": dict(run.config)}]
         else:
-            group = self.group or f"{name}-{uuid.uuid4().hex[:8]}"
+            group = self.group or run.id or f"{name}-{uuid.uuid4().hex[:8]}"
             wanted = [
                 {"name": f"{name}-seed_{i:04d}", "group": group, "config": {**run.config, "seed_index": i}}
                 for i in range(run.num_seeds)
             ]
-        for one in wanted:
+        self._counted = bool(run.id)
+        for i, one in enumerate(wanted):
+            if run.id:
+                one |= {"id": run.id if len(wanted) == 1 else f"{run.id}-{i:04d}", "resume": "allow"}
             mode = self._init(mode, one)
+        if run.id and run.resumed_at is not None:
+            self._catch_up(run.num_seeds)
 
-    def _init(self, mode: str, wanted: dict[str, Any]) -> str:
-        """Begin one run; the mode that worked."""
+    def _init(self, mode: str, wanted: dict[str, Any], **instead: Any) -> str:
+        """Begin one run, or go on with it; the mode that worked."""
         import wandb
 
-        settings = wandb.Settings(silent=True, console="off", init_timeout=self.timeout_seconds)
+        settings = wandb.Settings(
+            silent=True,
+            console="off",
+            init_timeout=self.timeout_seconds,
+            finish_timeout=self.finish_seconds,
+            finish_timeout_raises=True,
+        )
         given: dict[str, Any] = {
             "mode": mode,
             "project": self.project,
             "dir": self.directory,
             **wanted,
             **self.options,
+            **instead,
         }
         try:
             if mode == "online" and not (wandb.api.api_key or os.environ.get("WANDB_IDENTITY_TOKEN_FILE")):
@@ -96,22 +129,75 @@ class Wandb(Closing):
                 raise
             reason = str(error).partition("\n")[0]
             _log.warning("Weights & Biases: %s; going offline, `wandb sync` sends the rows later", reason)
-            return self._init("offline", wanted)
+            # wandb's process keeps the id of a run that failed to begin for as long as the server is away.
+            return self._init("offline", wanted, **({"id": given["id"] + _APART} if "id" in given else {}))
         run.define_metric("env_steps")
         run.define_metric("*", step_metric="env_steps")
         self._runs.append(run)
+        self._next.append(run.starting_step)
         return mode
+
+    def _catch_up(self, num_seeds: int) -> None:
+        """Log what earlier processes logged and these runs lack."""
+        path = self.directory and self.directory / "metrics.jsonl"
+        if path and path.exists():
+            for record in _records(path, min(self._next), num_seeds):
+                self.write(record)
+            for run in self._runs:
+                _supersede(Path(run.settings.sync_file))
 
     def write(self, record: Record) -> None:
         for seed, run in enumerate(self._runs):
             row = curves(record, seed if len(self._runs) > 1 else None)
-            run.log({"env_steps": record.env_steps, "update": record.update, **row})
+            row = {"env_steps": record.env_steps, "update": record.update, **row}
+            if not self._counted:
+                run.log(row)
+            elif record.index >= self._next[seed]:
+                run.log(row, step=record.index, commit=True)  # without it the row waits for the next one
+                self._next[seed] = record.index + 1
 
     def flush(self) -> None:
         pass  # wandb's own process has the rows
 
     def close(self) -> None:
-        runs, self._runs = self._runs, []
-        with ExitStack() as stack:  # each of them, whatever another raises
-            for run in runs:
-                stack.callback(run.finish)
+        runs, self._runs, self._next = self._runs, [], []
+        if runs:
+            with ThreadPoolExecutor(len(runs)) as pool:  # all of them in the time of one
+                problems = [problem for problem in pool.map(_finish, runs) if problem]
+            if problems:
+                _log.warning("Weights & Biases: %s", "; ".join(problems))
+
+
+def _finish(run: Any) -> str | None:
+    """End one run; what went wrong."""
+    try:
+        run.finish()
+    except Exception as error:  # the run is over, training too: nothing is gained by raising
+        reason = str(error).partition("\n")[0] or type(error).__name__
+        return f"{reason}, the rows are kept in {run.settings.sync_dir}"
+    return None
+
+
+def _records(path: Path, begin: int, num_seeds: int) -> Iterator[Record]:
+    """The records of a file of JSON lines, from one index on."""
+    with path.open(encoding="utf-8") as lines:
+        for index, line in enumerate(lines):
+            if index >= begin and line.endswith("\n"):  # else it is still being written
+                row = json.loads(line)
+                values = {key: _array(v if num_seeds > 1 else [v]) for key, v in row["values"].items()}
+                yield Record(row["name"], row["update"], row["env_steps"], values, row["time"], index)
+
+
+def _array(value: list[Any]) -> np.ndarray:
+    """A value as `JsonLines` writes it, as an array again."""
+    array = np.array(value)
+    return array if np.issubdtype(array.dtype, np.integer) else np.array(value, np.float32)
+
+
+def _supersede(newest: Path) -> None:
+    """Mark older offline files of the same run as synced, in the way that `wandb sync` does."""
+    name = newest.stem.removesuffix(_APART)
+    for other in (f"{name}.wandb", f"{name}{_APART}.wandb"):
+        for file in newest.parent.parent.glob(f"offline-run-*/{other}"):
+            if file != newest:
+                file.with_suffix(".wandb.synced").touch()
