@@ -2,9 +2,20 @@
 
 from jaxtrain import sinks
 from jaxtrain.algorithms.ppo import PPO
-from jaxtrain.config import Config, EnvConfig, EvaluationConfig, LoggingConfig, dump, load_config, to_dict
+from jaxtrain.config import (
+    CheckpointConfig,
+    Config,
+    EnvConfig,
+    EvaluationConfig,
+    LoggingConfig,
+    dump,
+    load_config,
+    to_dict,
+)
 from jaxtrain.events import Event, OnReset, OnStep
 from jaxtrain.fields import ConfigError
+from jaxtrain.launch import launch
+from jaxtrain.saved import load_policy
 from jaxtrain.schedule import at, every, finish, startup, when
 from jaxtrain.state import TrainState
 from jaxtrain.train import Result, train
@@ -13,6 +24,7 @@ from jaxtrain.version import __version__
 
 __all__ = [
     "PPO",
+    "CheckpointConfig",
     "Config",
     "ConfigError",
     "EnvConfig",
@@ -29,7 +41,9 @@ __all__ = [
     "dump",
     "every",
     "finish",
+    "launch",
     "load_config",
+    "load_policy",
     "sinks",
     "startup",
     "to_dict",

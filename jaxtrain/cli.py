@@ -1,19 +1,19 @@
-"""The command line: `jaxtrain train`, `plan` and `list`.
+"""The command line: `jaxtrain train`, `resume`, `runs`, `evaluate`, `verify`, `plan` and `list`.
 
 In: arguments. Out: an exit code: 0, 2 for a request that cannot be met, 1 for a failure, 130 or 143
-for a run that SIGINT or SIGTERM stopped.
+for a run that SIGINT or SIGTERM stopped. What commands do is in `commands.py`.
 """
 
 from __future__ import annotations
 
 import argparse
-import datetime
 import importlib
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import jaxtrain
+from jaxtrain import commands
 from jaxtrain import config as configs
 from jaxtrain.fields import MISSING, ConfigError, Problem
 
@@ -22,8 +22,9 @@ A field of the config is set by its name with dashes, after the file:
 
   jaxtrain train experiments/cartpole_ppo.yaml --algorithm.learning-rate 3e-4 --env.num-envs 128
 
-exit codes: 0 done, 2 a request that cannot be met (nothing was run), 1 a failure (a seed whose metrics are
-not finite, a log that could not be written), 130 and 143 stopped by SIGINT and SIGTERM, logs complete
+exit codes: 0 done, 2 a request that cannot be met (nothing was run or changed), 1 a failure (a seed whose
+metrics are not finite, a log or a checkpoint that could not be written, a damaged checkpoint), 130 and 143
+stopped by SIGINT and SIGTERM, saved
 """
 
 
@@ -39,13 +40,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 raise ConfigError([Problem(rest[0], MISSING, "`list` takes no more arguments")])
             print(listing(options.what))
             return 0
+        if options.command in ("runs", "evaluate", "verify"):
+            if rest:
+                raise ConfigError([Problem(rest[0], MISSING, f"`{options.command}` has no such option")])
+            return getattr(commands, options.command)(options)
+        if options.command == "resume":
+            return commands.resume(_overrides(rest), options)
         config = jaxtrain.load_config(options.file, _overrides(rest))
         if options.command == "plan":
             from jaxtrain.plan import plan
 
             print(plan(config))
             return 0
-        return _train(config, options)
+        return commands.train(config, options)
     except ConfigError as error:
         print(f"jaxtrain: {str(error).replace(chr(10), chr(10) + '          ')}", file=sys.stderr)
         return 2
@@ -57,38 +64,60 @@ def _parser() -> argparse.ArgumentParser:
         description="Train reinforcement-learning agents in JAX, a whole run as one compiled program.",
     )
     parser.add_argument("--version", action="version", version=f"jaxtrain {jaxtrain.__version__}")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     epilog = f"{EPILOG}\nfields, with their defaults:\n{_fields()}"
-    raw = argparse.RawDescriptionHelpFormatter
-    about = {
-        "train": "train, with live logs, in a directory of its own",
-        "plan": "say what a run would do; run nothing",
-    }
-    for name, help in about.items():
-        command = commands.add_parser(
+
+    def add(name: str, help: str, usage: str, epilog: str | None = None) -> argparse.ArgumentParser:
+        return subparsers.add_parser(
             name,
             help=help,
             description=help,
             epilog=epilog,
-            formatter_class=raw,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
             allow_abbrev=False,
-            usage=f"jaxtrain {name} FILE [--field.name VALUE ...]"
-            + (" [--seed N] [--num-seeds S] [--out DIR]" * (name == "train")),
+            usage=f"jaxtrain {name} {usage}",
         )
-        command.add_argument(
-            "file", metavar="FILE", help="a YAML file, such as experiments/cartpole_ppo.yaml"
-        )
-        if name == "train":
-            command.add_argument("--seed", type=_whole(0), default=0, metavar="N", help="default 0")
-            command.add_argument(
-                "--num-seeds",
-                type=_whole(1),
-                default=1,
-                metavar="S",
-                help="agents trained at once, default 1",
-            )
-            command.add_argument("--out", metavar="DIR", help="default runs/FILE-DATE-TIME")
-    listed = commands.add_parser(
+
+    fields, file = "FILE [--field.name VALUE ...]", "a YAML file, such as experiments/cartpole_ppo.yaml"
+    runs = "[--seed N] [--num-seeds S] [--out DIR] [--resume auto|never|must] [--no-cache]"
+    train = add("train", "train, with live logs, in a directory of its own", f"{fields} {runs}", epilog)
+    train.add_argument("file", metavar="FILE", help=file)
+    train.add_argument("--seed", type=_whole(0), metavar="N", help="default 0")
+    train.add_argument("--num-seeds", type=_whole(1), metavar="S", help="agents trained at once, default 1")
+    train.add_argument("--out", metavar="DIR", help="default runs/FILE-DATE-TIME")
+    how = "auto (default): go on if DIR holds this run; never, must: refuse if it does, does not"
+    train.add_argument("--resume", choices=("auto", "never", "must"), default="auto", help=how)
+    again = add(
+        "resume",
+        "go on with a run exactly where it stopped, or for longer",
+        "DIR [--total-env-steps N] [--field.name VALUE ...] [--seeds I,J --out DIR] [--no-cache]",
+    )
+    again.add_argument("directory", metavar="DIR", help="of the run")
+    again.add_argument(
+        "--seeds", type=_numbers, metavar="I,J", help="only these, in a directory of their own"
+    )
+    again.add_argument("--out", metavar="DIR", help="that directory")
+    for command in (train, again):
+        command.add_argument("--no-cache", action="store_true", help="compile anew, keep nothing compiled")
+    listing = add("runs", "list runs: state, progress, last return", "[DIR]")
+    listing.add_argument("root", metavar="DIR", nargs="?", default="runs", help="default runs")
+    evaluate = add(
+        "evaluate",
+        "complete episodes with a saved policy",
+        "DIR [--which best|last|ENV_STEPS] [--seed I] [--num-episodes N]",
+    )
+    evaluate.add_argument("directory", metavar="DIR", help="of the run")
+    evaluate.add_argument(
+        "--which", default="best", metavar="WHICH", help="best (default), last, or env steps"
+    )
+    evaluate.add_argument("--seed", type=_whole(0), metavar="I", help="one of several, default all")
+    evaluate.add_argument("--num-episodes", type=_whole(1), metavar="N", help="default: as in the run")
+    verify = add("verify", "check every checkpoint of a run", "DIR [--replay]")
+    verify.add_argument("directory", metavar="DIR", help="of the run")
+    verify.add_argument("--replay", action="store_true", help="run the last interval again, compare the bits")
+    plan = add("plan", "say what a run would do; run nothing", fields, epilog)
+    plan.add_argument("file", metavar="FILE", help=file)
+    listed = subparsers.add_parser(
         "list", help="what there is to name in a config", description="What there is to name in a config."
     )
     listed.add_argument("what", choices=("envs", "algorithms", "events", "sinks"))
@@ -104,6 +133,10 @@ def _whole(low: int) -> type[int]:
 
     read.__name__ = "int"
     return read  # type: ignore[return-value]
+
+
+def _numbers(text: str) -> list[int]:
+    return [int(word) for word in text.split(",")]
 
 
 def _fields() -> str:
@@ -132,30 +165,6 @@ def _overrides(rest: Sequence[str]) -> list[str]:
             value = words.pop(0)
         found.append(f"{name.replace('-', '_')}={value}")
     return found
-
-
-def _train(config: configs.Config, options: argparse.Namespace) -> int:
-    from jaxtrain.launch import launch
-
-    stamp = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
-    directory = Path(options.out or Path("runs") / f"{Path(options.file).stem}-{stamp}")
-    try:
-        ending = launch(config, directory, seed=options.seed, num_seeds=options.num_seeds)
-    except FloatingPointError as error:
-        print(f"jaxtrain: {error}", file=sys.stderr)
-        return 1
-    for loss in ending.losses:
-        print(f"jaxtrain: {loss}", file=sys.stderr)
-    for seed in ending.non_finite:
-        print(
-            f"jaxtrain: seed {seed} stopped: a metric was not finite; see `non_finite` in the log",
-            file=sys.stderr,
-        )
-    print(f"files: {directory}/  ({', '.join(sorted(p.name for p in directory.iterdir()))})")
-    if ending.signal is not None:
-        print(f"jaxtrain: stopped by signal {ending.signal}; logs are complete up to there", file=sys.stderr)
-        return 128 + ending.signal
-    return 0 if ending.log_complete and not ending.non_finite else 1
 
 
 def listing(what: str) -> str:

@@ -1,36 +1,41 @@
-"""A run in a directory of its own: the program of `train` in chunks, logs, signals.
+"""A run in a directory of its own: the program of `train` in chunks, logs, checkpoints, signals, resume.
 
-In: a config, a directory, a seed. Out: a directory that explains itself, and how the run ended.
-The program is that of `train`, cut into chunks between which the host looks up: the bits are the same.
+In: a config, a directory, seeds. Out: a directory that explains itself, and how the run ended.
+The program is that of `train`, cut into chunks between which the host looks up: the bits are the same,
+however often the run was stopped, killed and resumed.
 """
 
 from __future__ import annotations
 
-import datetime
-import json
-import os
+import logging
 import platform
-import signal
-import sys
-from collections.abc import Generator, Iterator, Sequence
-from contextlib import contextmanager
+import warnings
+from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import jax
-import jax.numpy as jnp
+import numpy as np
 
-from jaxtrain import build, host, sinks
+from jaxtrain import build, commits, host, rundir, signals, sinks
+from jaxtrain.compiled import Compiled, compilation_cache, keep_tuning
 from jaxtrain.config import Config, dump
-from jaxtrain.fields import MISSING, ConfigError, Problem
-from jaxtrain.state import NON_FINITE, RUNNING, TrainState
-from jaxtrain.train import Marks, Result, begin, door, run_info, seeds_first
-from jaxtrain.trainer import History, Trainer
-from jaxtrain.types import Sink
+from jaxtrain.drive import Drive, best_metric, check_metric
+from jaxtrain.origin import Origin, again, anew, asked_seeds, restored, shapes
+from jaxtrain.reading import ConfigError, Problem
+from jaxtrain.resume import rewind
+from jaxtrain.rundir import RunDirectory
+from jaxtrain.state import NON_FINITE
+from jaxtrain.train import Faults, Marks, Result, run_info, seeds_first
+from jaxtrain.trainer import Trainer
+from jaxtrain.types import Key, Sink
 from jaxtrain.version import __version__
 
-CHUNKS = 50  # about how often in a run the host looks up
+Resume = Literal["auto", "never", "must"]
+
+_log = logging.getLogger("jaxtrain")
 
 
 @dataclass(frozen=True)
@@ -38,193 +43,183 @@ class Ending:
     """How a run ended."""
 
     result: Result
+    directory: Path
+    resumed_at: int | None  # env steps of the checkpoint that it went on from; None for a fresh start
+    checkpoint: Path | None  # the newest
     signal: int | None  # the number of the signal that stopped it
     losses: list[str]  # a sentence for each sink that failed
-    log_complete: bool  # whether metrics.jsonl has every record
     non_finite: tuple[int, ...]  # seeds that stopped as a metric of theirs was not finite
+    stalls: tuple[float, ...]  # seconds that training waited for each checkpoint
 
 
 def launch(
     config: Config,
     directory: str | Path,
     *,
-    seed: int = 0,
-    num_seeds: int = 1,
+    seed: int | None = None,
+    key: Key | None = None,
+    num_seeds: int | None = None,
+    seeds: Sequence[int] | None = None,
+    resume: Resume = "auto",
+    start_from: str | Path | None = None,
     events: Sequence[build.Part] = (),
     more_sinks: Sequence[Sink] = (),
+    cache: bool = True,
 ) -> Ending:
-    """Train in a directory: `config.yaml`, `run.json`, and what the sinks of `config.logging` leave.
+    """Train in a directory, and go on where it stopped if it holds this run already.
 
     The end is, bit for bit, that of `train(config, jax.random.key(seed))`; with several seeds, of
-    `jax.vmap(train, (None, 0))(config, jax.random.split(jax.random.key(seed), num_seeds))`.
+    `jax.vmap(train, (None, 0))(config, jax.random.split(jax.random.key(seed), num_seeds))`; however often
+    the run was killed and launched again. SIGINT and SIGTERM stop it with a checkpoint, within
+    `config.checkpoint.reaction_seconds`; a second one ends the process at once, with 128 + its number.
 
-    SIGINT and SIGTERM stop the run at the next chunk's end, with all logs written; a second one ends
-    the process at once.
+    Args:
+      directory: `config.yaml`, `run.json`, `checkpoints/` and what the sinks of `config.logging` leave.
+      seed, key: of the run, one of them; unset, that of the run in the directory, and 0 for a new one.
+      num_seeds: likewise, and 1.
+      seeds: of a run of `num_seeds`, only these. Those of another run's checkpoint need `start_from`.
+      resume: "auto"; "never" refuses a directory that holds a run; "must" refuses one that holds none.
+      start_from: a directory of a run, whose newest checkpoint a new run begins from.
+      events: as in `train`. A run that had some goes on only with events of the same names and schedules.
+      more_sinks: besides those of `config.logging`; flushed, not closed.
+      cache: keep compiled programs in the user's cache directory.
 
     Raises:
-      ConfigError: for a config that cannot run, or a directory that cannot be written or already
-        holds a run; nothing of it is touched.
+      ConfigError: for what cannot run, a directory that cannot be written, is in use or holds another
+        run, or a run none of whose checkpoints is whole. Nothing of it is touched.
+      OSError: the log or a checkpoint could not be written; names the path. The last checkpoint is whole.
+      FloatingPointError: with `on_nan: raise`, after the last finite state is saved.
     """
+    if resume not in ("auto", "never", "must"):
+        raise ConfigError([Problem("resume", resume, "needs one of auto, never, must")])
+    Trainer(config, events).timetable  # noqa: B018  says what cannot run, before a directory is made
+    asked = asked_seeds(seed, key, num_seeds, seeds)
+    with ExitStack() as stack:
+        run = stack.enter_context(RunDirectory(directory))
+        caught = stack.enter_context(signals.listening())
+        stack.enter_context(compilation_cache(cache, run.path))
+        if run.holds_run and resume == "never":
+            raise run.refuse("already holds a run; give another")
+        if not run.holds_run and resume == "must":
+            raise run.refuse("holds no run to resume")
+        origin = again(run.path, config, events, asked) if run.holds_run else None
+        origin = origin or anew(config, events, asked, start_from)
+        return _run(run, origin, events, more_sinks, caught)
+
+
+def _run(
+    run: RunDirectory,
+    origin: Origin,
+    events: Sequence[build.Part],
+    more_sinks: Sequence[Sink],
+    caught: list[int],
+) -> Ending:
+    """Run in a directory that is held."""
+    config, resumed_at = origin.config, origin.resumed_at
     trainer = Trainer(config, events)
-    per, timetable = trainer.env_steps_per_update, trainer.timetable
-    if num_seeds < 1:
-        raise ConfigError([Problem("num_seeds", num_seeds, "needs an int >= 1")])
-    directory = _make_directory(Path(directory))
-    (directory / "config.yaml").write_text(dump(config), encoding="utf-8")
-    about = _about(seed, num_seeds)
-    _write_json(directory / "run.json", about)
+    metric = best_metric(trainer)
+    # Nothing of the directory has been touched so far; a checkpoint that does not fit leaves it so.
+    check_metric(metric, shapes(trainer, origin.seeds)[0].metrics)
+    begin = restored(origin, trainer, events) if origin.arrays else None
+    before = _settle(run, origin)
+    start = _this_start(resumed_at)
+    about = {**origin.about, "starts": [*origin.about["starts"], start]}
+    run.write_about(about)
+    run.describe(dump(config))
+    log, opened = _sinks(config, run.path)
+    faults = Faults()
+    outlet = host.Door(
+        [*opened, *more_sinks, faults],
+        run_info(trainer, run.name, id=about["id"], resumed_at=resumed_at),
+        records=before.get("records", 0),
+        elapsed_seconds=before.get("elapsed_seconds", 0.0),
+    )
+    committer = commits.Committer(run.path, config.checkpoint, metric, before.get("logs", {}))
+    last = None if resumed_at is None else commits.place(committer.directory, resumed_at)
+    stalls: list[float] = []
+    with ExitStack() as stack:  # what is to be done at the end, last things first
+        stack.callback(lambda: run.write_about(about))
+        stack.callback(lambda: start.update(ended=rundir.now()))
+        for sink in opened:
+            stack.callback(sink.close)
+        stack.callback(outlet.finish)
+        stack.callback(committer.close)
+        try:
+            if begin is not None and resumed_at == config.total_env_steps:
+                state, history = begin  # nothing is left to do
+            else:
+                compiled = Compiled(config, events, origin.seeds.keys(), outlet.id, fresh=begin is None)
+                keep_tuning(run.path)
+                clock = 0 if begin is None else int(begin[0].clock)
+                outlet.on_start(clock, num_seeds=origin.seeds.count)  # compilation is over
+                drive = Drive(trainer, compiled, outlet, committer, log, caught, _facts(origin))
+                state, history = drive.run(*(begin or compiled.start()), saved=resumed_at is not None)
+                last, stalls = committer.last or last, drive.stalls
+            outlet.wait()
+            if faults.first is not None and config.on_nan == "raise":
+                raise FloatingPointError(f"{faults.first}; the last finite state is in {last}")
+            stopped = int(state.clock) < trainer.num_updates
+            start["exit"] = f"signal {caught[0]}" if stopped else "finished"
+        except BaseException as error:
+            start["exit"] = f"{type(error).__name__}: {error}"
+            raise
+    per = trainer.env_steps_per_update
+    marks = {name: tuple(u * per for u in due) for name, due in trainer.timetable.items()}
+    bad = np.flatnonzero(np.atleast_1d(np.asarray(state.status)) == NON_FINITE)
+    return Ending(
+        result=Result(state, seeds_first(state, history), Marks(marks)),
+        directory=run.path,
+        resumed_at=resumed_at,
+        checkpoint=last,
+        signal=caught[0] if stopped else None,
+        losses=outlet.losses,
+        non_finite=tuple(origin.seeds.all[i] for i in bad),
+        stalls=tuple(stalls),
+    )
+
+
+def _sinks(config: Config, directory: Path) -> tuple[Sink | None, list[Any]]:
+    """Those that a config names, and which of them is the log: the first, as the others mirror it."""
     log = sinks.make("jsonlines", directory) if "jsonlines" in config.logging.sinks else None
-    opened: list[Any] = [log] if log else []  # first: the others mirror it
+    opened: list[Any] = [log] if log else []
     for name in config.logging.sinks:
         if name != "jsonlines":
             opened.append(sinks.make(name, directory, **getattr(config.logging, name, {})))
-    info = run_info(trainer, directory.name)
-    outlet = host.Door([*opened, *more_sinks], info)
-    with _signals() as caught:
-        try:
-            state, history = _drive(trainer, config, events, seed, num_seeds, outlet, caught)
-        except BaseException as error:
-            about["exit"] = f"{type(error).__name__}: {error}"
-            raise
-        else:
-            about["exit"] = f"signal {caught[0]}" if caught else "finished"
-        finally:
-            losses = outlet.finish()
-            for sink in opened:
-                sink.close()
-            about["ended"] = _now()
-            _write_json(directory / "run.json", about)
-    marks = Marks({name: tuple(u * per for u in due) for name, due in timetable.items()})
-    status = jnp.atleast_1d(state.status)
-    return Ending(
-        result=Result(state, seeds_first(state, history), marks),
-        signal=caught[0] if caught else None,
-        losses=losses,
-        log_complete=log not in outlet.failed,
-        non_finite=tuple(int(i) for i in jnp.flatnonzero(status == NON_FINITE)),
-    )
+    return log, opened
 
 
-def _drive(
-    trainer: Trainer,
-    config: Config,
-    events: Sequence[build.Part],
-    seed: int,
-    num_seeds: int,
-    outlet: host.Door,
-    caught: list[int],
-) -> tuple[TrainState, History]:
-    """Compile, then run chunk after chunk until the end, a signal, or the last seed's stop."""
-    single = num_seeds == 1
-    key = jax.random.key(seed) if single else jax.random.split(jax.random.key(seed), num_seeds)
-    shape = () if single else (num_seeds,)  # as `train` does under vmap: every rate has the seed axis
-    config = jax.tree.map(
-        lambda x: jnp.broadcast_to(jnp.asarray(x, jnp.result_type(float)), (*shape, *jnp.shape(x))), config
-    )
-    axis, run = None if single else 0, jnp.int32(outlet.id)
-
-    def start(config: Config, key: Any, run: Any) -> tuple[TrainState, History]:
-        return begin(Trainer(config, events, config_axis=axis), key, run, observed=True)
-
-    def advance(config: Config, state: TrainState, history: History, run: Any, num_updates: int) -> Any:
-        inner = Trainer(config, events, config_axis=axis)
-        return inner.advance(state, history, num_updates, door(run, not single))
-
-    # All compiled before anything runs, so that compilation is no part of the speed.
-    begun = jax.jit(start).lower(config, key, run)
-    chunks = list(chunk_lengths(trainer.num_updates))
-    jitted = jax.jit(advance, static_argnums=4, donate_argnums=(1, 2))
-    first = begun.compile()
-    programs = {n: jitted.lower(config, *begun.out_info, run, n).compile() for n in sorted(set(chunks))}
-    state, history = first(config, key, run)
-    for length in chunks:
-        if caught or (not bool(jnp.any(state.status == RUNNING)) and not _more(trainer, state)):
-            break
-        state, history = programs[length](config, state, history, run)
-        jax.block_until_ready(state.clock)
-    return state, history
-
-
-def _more(trainer: Trainer, state: TrainState) -> bool:
-    """Whether an event of the end is left once every seed has stopped."""
-    return any(due[-1] == trainer.num_updates for due in trainer.timetable.values())
-
-
-def chunk_lengths(num_updates: int) -> Iterator[int]:
-    """About `CHUNKS` equal lengths, and at most one other: each length is a program to compile."""
-    longest = max(1, num_updates // CHUNKS)
-    even = [n for n in range(max(1, longest // 2), longest + 1) if num_updates % n == 0]
-    length = max(even, default=longest)
-    yield from [length] * (num_updates // length)
-    if num_updates % length:
-        yield num_updates % length
-
-
-def _make_directory(directory: Path) -> Path:
-    def refuse(rule: str) -> ConfigError:
-        return ConfigError([Problem(f"directory {str(directory)!r}", MISSING, rule)])
-
-    if "\0" in str(directory):
-        raise refuse("needs a path without NUL")
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-        if any((directory / name).exists() for name in ("run.json", "metrics.jsonl", "config.yaml")):
-            raise refuse("already holds a run; give another")
-        probe = directory / ".probe"
-        probe.write_bytes(b"")
-        probe.unlink()
-    except OSError as error:
-        raise refuse(f"cannot be written ({error.strerror})") from None
-    return directory
-
-
-def _about(seed: int, num_seeds: int) -> dict[str, Any]:
+def _facts(origin: Origin) -> dict[str, Any]:
+    """What a checkpoint says besides its arrays, the same for all of a process."""
     return {
-        "command": sys.argv,
-        "seed": seed,
-        "num_seeds": num_seeds,
-        "device": jax.devices()[0].device_kind,
-        "num_devices": len(jax.devices()),
-        "versions": {
-            "jaxtrain": __version__,
-            "jax": jax.__version__,
-            "python": platform.python_version(),
-        },
-        "started": _now(),
-        "ended": None,
-        "exit": None,
+        "jaxtrain": __version__,
+        "num_seeds": origin.seeds.count,
+        # Of these two follows the timetable, and so which row of the history is of which update.
+        "total_env_steps": origin.config.total_env_steps,
+        "logging_every": origin.config.logging.every,
     }
 
 
-def _now() -> str:
-    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+def _settle(run: RunDirectory, origin: Origin) -> dict[str, Any]:
+    """Bring the directory to where its checkpoint left it; the manifest of that, {} if there is none."""
+    place = run.path / rundir.CHECKPOINTS
+    for path, why in (origin.own.bad if origin.own else {}).items():
+        aside = commits.set_aside(path)
+        _warn(f"checkpoint {path.name} is damaged: {why}. Going on from an older one; it is now {aside.name}")
+    commits.sweep(place)
+    before = origin.own.manifest if origin.own else {}
+    for sentence in rewind(run.path, before.get("logs", {})):
+        _warn(sentence)
+    for note in origin.notes:
+        _log.warning("%s", note)
+    return before
 
 
-def _write_json(path: Path, content: Any) -> None:
-    part = path.with_suffix(".part")
-    part.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    os.replace(part, path)
+def _warn(sentence: str) -> None:
+    warnings.warn(f"jaxtrain: {sentence}", RuntimeWarning, stacklevel=5)
 
 
-@contextmanager
-def _signals() -> Generator[list[int]]:
-    """SIGINT and SIGTERM note themselves; the second one ends the process as if none had listened."""
-    caught: list[int] = []
-    old: dict[int, Any] = {}
-
-    def note(number: int, frame: Any) -> None:
-        del frame
-        caught.append(number)
-        for each in old:
-            signal.signal(each, signal.SIG_DFL)
-
-    try:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            old[number] = signal.signal(number, note)
-    except ValueError:  # not the main thread: signals stay with whoever handles them
-        old.clear()
-    try:
-        yield caught
-    finally:
-        for number, handler in old.items():
-            signal.signal(number, handler)
+def _this_start(resumed_at: int | None) -> dict[str, Any]:
+    devices = jax.devices()
+    versions = {"jaxtrain": __version__, "jax": jax.__version__, "python": platform.python_version()}
+    device = {"kind": devices[0].device_kind, "platform": devices[0].platform, "count": len(devices)}
+    return rundir.this_start(resumed_at, versions, device)

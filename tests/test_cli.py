@@ -124,12 +124,48 @@ def test_a_signal_ends_a_run_at_a_chunk_with_a_whole_log_and_its_exit_code(file,
     assert run.returncode == 128 + number, err
     rows = [json.loads(line) for line in log.read_text().splitlines()]
     assert rows and rows[-1]["env_steps"] < 96_000_000
-    assert json.loads((out / "run.json").read_text())["exit"] == f"signal {int(number)}"
+    assert json.loads((out / "run.json").read_text())["starts"][-1]["exit"] == f"signal {int(number)}"
 
 
-def test_a_log_that_cannot_be_written_to_its_end_is_exit_code_1(file, tmp_path):
+def test_a_log_that_cannot_be_written_to_its_end_is_exit_code_1_and_the_checkpoints_stay(file, tmp_path):
     out = tmp_path / "out"
-    run = process("train", file, "--out", str(out), before="ulimit -f 5")  # KiB in a file: some rows fit
+    more = ["--total-env-steps", "3840", "--logging.every", "32"]
+    run = process("train", file, *more, "--out", str(out), before="ulimit -f 24")  # KiB in a file
     _, err = run.communicate(timeout=120)
     assert run.returncode == 1, err
-    assert "JsonLines" in err and "metrics.jsonl" in err and "records lost" in err
+    assert "File too large" in err and str(out) in err and f"jaxtrain resume {out}" in err
+    assert main(["verify", str(out)]) == 0
+
+
+def test_a_run_is_begun_listed_resumed_for_longer_evaluated_and_verified(file, tmp_path, capsys):
+    """The README's section on runs, in one process."""
+    out = tmp_path / "runs" / "one"
+
+    def say(*arguments):
+        code = main([*map(str, arguments)])
+        said = capsys.readouterr()
+        return code, said.out, said.err
+
+    assert say("train", file, "--out", out)[0] == 0
+    assert say("train", file, "--out", out)[0] == 0  # it is done already
+    code, table, _ = say("runs", tmp_path / "runs")
+    assert code == 0 and "finished" in table and "100%" in table and "384" in table
+    assert say("resume", out, "--total-env-steps", 768)[0] == 0
+    rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    assert rows[-1]["env_steps"] == 768
+    code, report, _ = say("evaluate", out, "--which", "last")
+    assert code == 0
+    evaluation = next(row for row in reversed(rows) if row["name"] == "evaluation")["values"]
+    assert f"return_mean   {evaluation['return_mean']:g}" in report
+    code, verdict, _ = say("verify", out, "--replay")
+    assert code == 0 and "the same bits" in verdict
+    code, _, err = say("resume", out, "--algorithm.gamma", 0.5, "--total-env-steps", 1152)
+    assert code == 2 and "algorithm.gamma = 0.5: the run has 0.99" in err
+
+
+def test_a_directory_that_is_no_run_is_named_by_every_command_that_needs_one(tmp_path, capsys):
+    for command in ("resume", "evaluate", "verify"):
+        assert main([command, str(tmp_path)]) == 2
+        assert str(tmp_path) in capsys.readouterr().err
+    assert main(["runs", str(tmp_path)]) == 0
+    assert list(tmp_path.iterdir()) == []

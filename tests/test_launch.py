@@ -12,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import jaxtrain
-from jaxtrain.launch import CHUNKS, chunk_lengths, launch
+from jaxtrain.drive import Pace
+from jaxtrain.launch import launch
 from tests.helpers import differing, tiny
 
 
@@ -30,22 +31,77 @@ def test_a_launched_run_ends_in_the_bits_of_train_and_its_log_holds_the_history(
     rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     logged = [row["values"]["return_mean"] for row in rows if row["name"] == "evaluation"]
     np.testing.assert_array_equal(np.array(logged, np.float32).T, result.history["evaluation"]["return_mean"])
-    assert json.loads((tmp_path / "run" / "run.json").read_text())["exit"] == "finished"
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["starts"][-1]["exit"] == "finished"
 
 
-@given(st.integers(1, 10_000))
-def test_chunks_make_up_the_run_with_at_most_two_programs_to_compile(num_updates):
-    lengths = list(chunk_lengths(num_updates))
-    assert sum(lengths) == num_updates
-    assert len(set(lengths)) <= 2
-    assert len(lengths) <= max(4 * CHUNKS, 1)
+@given(st.floats(1e-6, 1e3), st.integers(1, 100))
+def test_chunks_grow_to_a_quarter_of_the_reaction_time_and_never_beyond_it(seconds_per_update, reaction):
+    pace = Pace(reaction)
+    for _ in range(30):
+        pace.took(pace.updates, pace.updates * seconds_per_update)
+    fits = reaction / 4 / seconds_per_update
+    assert pace.updates == pytest.approx(max(1.0, fits), abs=1)
+    assert pace.updates == 1 or pace.updates * seconds_per_update <= 1.001 * reaction / 4
+    pace.took(pace.updates, pace.updates * seconds_per_update * 8)  # eight times as slow: the next fits again
+    assert pace.updates == 1 or pace.updates * seconds_per_update * 8 <= 1.001 * reaction / 4
+
+
+def test_a_run_of_stopped_seeds_ends_in_the_bits_of_train(tmp_path):
+    """The host jumps over what is left of it; `train` goes through."""
+    stop = {
+        "name": "stop",
+        "run": "early_stop",
+        "at": [24],
+        "params": {"metric": "train/loss", "threshold": -1e9},
+    }
+    config = tiny(updates=12, events=[stop], logging={"every": 16, "sinks": ["jsonlines"]})
+    ending = launch(config, tmp_path / "run")
+    assert differing(ending.result, jaxtrain.train(config, jax.random.key(0))) == []
+    config = dataclasses.replace(config, logging=dataclasses.replace(config.logging, every=0))
+    ending = launch(config, tmp_path / "quiet")
+    assert differing(ending.result, jaxtrain.train(config, jax.random.key(0))) == []
+
+
+def test_an_old_style_key_a_typed_one_and_its_seed_are_one_run(tmp_path):
+    config = tiny(updates=2, logging={"every": 0, "sinks": []})
+    ends = [
+        launch(config, tmp_path / "seed", seed=7),
+        launch(config, tmp_path / "key", key=jax.random.key(7)),
+        launch(config, tmp_path / "old", key=jax.random.PRNGKey(7)),
+    ]
+    assert differing(ends[0].result, ends[1].result) == differing(ends[0].result, ends[2].result) == []
+    assert launch(config, tmp_path / "key").resumed_at == 16  # found again without saying it
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"seed": 0, "key": jax.random.key(0)}, "seed = 0: give a seed or a key, not both"),
+        ({"num_seeds": 0}, "num_seeds = 0: needs an int >= 1"),
+        ({"seeds": [1, 1], "num_seeds": 2}, r"seeds = \[1, 1\]: needs different ints >= 0"),
+        ({"seeds": [2], "num_seeds": 2}, r"seeds = \[2\]: needs ints below num_seeds = 2"),
+        ({"resume": "maybe"}, "resume = 'maybe': needs one of auto, never, must"),
+        ({"resume": "must"}, "holds no run to resume"),
+        ({"start_from": "nowhere"}, "nowhere"),
+    ],
+)
+def test_a_request_that_cannot_be_met_is_named_and_leaves_no_run(tmp_path, given, message):
+    with pytest.raises(jaxtrain.ConfigError, match=message):
+        launch(tiny(updates=2), tmp_path / "run", **given)
+    assert not (tmp_path / "run" / "run.json").exists()
+
+
+def test_a_metric_that_the_run_has_not_cannot_be_the_best(tmp_path):
+    config = tiny(updates=2, checkpoint={"best": "train/los"})
+    with pytest.raises(jaxtrain.ConfigError, match=r"checkpoint.best = 'train/los': no such.*'train/loss'"):
+        launch(config, tmp_path / "run")
 
 
 def test_a_directory_that_holds_a_run_is_refused_and_left_as_it_is(tmp_path):
     (tmp_path / "metrics.jsonl").write_text("precious\n")
-    with pytest.raises(jaxtrain.ConfigError, match="already holds a run"):
+    with pytest.raises(jaxtrain.ConfigError, match="its log goes on, but checkpoints/ is empty"):
         launch(tiny(updates=2), tmp_path)
-    assert [p.name for p in tmp_path.iterdir()] == ["metrics.jsonl"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["lock", "metrics.jsonl"]
     assert (tmp_path / "metrics.jsonl").read_text() == "precious\n"
 
 
@@ -57,8 +113,9 @@ def test_a_directory_that_cannot_be_made_is_named_before_anything_compiles(tmp_p
 
 def test_a_lost_mirror_is_named_and_the_log_stays_whole(tmp_path):
     (tmp_path / "tensorboard").write_text("in the way")
-    config = tiny(updates=4, logging={"every": 0, "sinks": ["jsonlines", "tensorboard"]})
+    config = tiny(updates=4, logging={"every": 16, "sinks": ["jsonlines", "tensorboard"]})
     with pytest.warns(RuntimeWarning, match="TensorBoard"):
         ending = launch(config, tmp_path)
-    assert ending.log_complete
+    rows = (tmp_path / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(row)["update"] for row in rows] == [2, 4]
     assert any("TensorBoard" in loss and "tensorboard" in loss for loss in ending.losses)

@@ -1,0 +1,124 @@
+"""The commands that run something or look at a run: what `jaxtrain train`, `resume`, `runs` … do.
+
+In: parsed options. Out: text, and an exit code. `cli.py` reads the arguments.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jaxtrain.config import Config
+from jaxtrain.reading import MISSING, ConfigError, Problem
+from jaxtrain.resume import stored_config
+
+
+def train(config: Config, options: argparse.Namespace) -> int:
+    """Run a config in a directory; one that holds this run already goes on where it stopped."""
+    stamp = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
+    directory = Path(options.out or Path("runs") / f"{Path(options.file).stem}-{stamp}")
+    given = {"seed": options.seed, "num_seeds": options.num_seeds, "resume": options.resume}
+    return _launch(config, directory, cache=not options.no_cache, **given)
+
+
+def resume(overrides: list[str], options: argparse.Namespace) -> int:
+    """Go on with a run, or with some of its seeds in another directory."""
+    source = Path(options.directory)
+    if not source.is_dir():
+        raise ConfigError([Problem(f"directory {options.directory!r}", MISSING, "is none")])
+    config = stored_config(source, overrides)
+    if (options.seeds is None) != (options.out is None):
+        rule = "--seeds and --out go together: a run of fewer seeds has a directory and a log of its own"
+        raise ConfigError([Problem("resume", MISSING, rule)])
+    if options.out is not None:
+        place = Path(options.out)
+        return _launch(config, place, cache=not options.no_cache, start_from=source, seeds=options.seeds)
+    return _launch(config, source, cache=not options.no_cache, resume="must")
+
+
+def _launch(config: Config, directory: Path, **given: Any) -> int:
+    from jaxtrain.launch import launch
+
+    try:
+        ending = launch(config, directory, **given)
+    except (FloatingPointError, OSError) as error:
+        print(f"jaxtrain: {error}", file=sys.stderr)
+        if isinstance(error, OSError):
+            print(f"jaxtrain: the last checkpoint is whole; jaxtrain resume {directory}", file=sys.stderr)
+        return 1
+    for loss in ending.losses:
+        print(f"jaxtrain: {loss}", file=sys.stderr)
+    for seed in ending.non_finite:
+        print(
+            f"jaxtrain: seed {seed} stopped: a metric was not finite; see `non_finite` in the log. Its last "
+            f"finite state is in {ending.checkpoint}",
+            file=sys.stderr,
+        )
+    print(f"files: {directory}/  ({', '.join(sorted(p.name for p in directory.iterdir()))})")
+    if ending.signal is not None:
+        print(
+            f"jaxtrain: stopped by signal {ending.signal}, saved; to go on: jaxtrain resume {directory}",
+            file=sys.stderr,
+        )
+        return 128 + ending.signal
+    return 1 if ending.non_finite else 0
+
+
+def runs(options: argparse.Namespace) -> int:
+    """A line for every run below a directory."""
+    from jaxtrain.runs import rows
+
+    found = rows(options.root)
+    if not found:
+        print(f"no runs in {options.root}")
+        return 0
+    width = max(3, *(len(str(row.path)) for row in found))
+    print(f"{'run':<{width}}  {'state':<10}  {'done':>5}  {'env steps':>15}  {'return':>10}  started")
+    for row in found:
+        last = "" if row.last_return is None else f"{row.last_return:,.1f}"
+        done = f"{row.progress:>5.0%}  {row.env_steps:>15,}"
+        print(f"{row.path!s:<{width}}  {row.state:<10}  {done}  {last:>10}  {row.started}")
+    return 0
+
+
+def evaluate(options: argparse.Namespace) -> int:
+    """Complete episodes with a saved policy."""
+    from jaxtrain.saved import evaluate_saved
+
+    which = int(options.which) if options.which.isdecimal() else options.which
+    saved, report = evaluate_saved(options.directory, which, options.seed, num_episodes=options.num_episodes)
+    print(f"checkpoint    {saved.manifest['env_steps']:,} env steps ({which})")
+    logged = saved.manifest["metrics"]
+    for name, values in report.items():
+        each = "" if values.ndim == 0 else f"  [{', '.join(f'{v:g}' for v in values)}]"
+        then = logged.get(f"evaluation/{name}")
+        same = "" if then is None or options.seed is not None else f"  (last logged: {then:g})"
+        print(f"{name:<14}{np.mean(values):g}{same}{each}")
+    return 0
+
+
+def verify(options: argparse.Namespace) -> int:
+    """Check every checkpoint of a run; with --replay also that it can be run again to the same bits."""
+    from jaxtrain.saved import replay, verdicts
+
+    found: Mapping[Path, str | None] = verdicts(options.directory)
+    for path, problem in found.items():
+        print(f"{path.name}  {'whole' if problem is None else problem}")
+    if not found:
+        print("no checkpoint yet")
+    bad = not found or any(problem is not None for problem in found.values())
+    if options.replay:
+        begun = time.monotonic()
+        before, after, differs = replay(options.directory)
+        verdict = "the same bits" if differs is None else f"differs, first in {differs}"
+        seconds = time.monotonic() - begun
+        print(f"replay from {before:,} to {after:,} env steps: {verdict} ({seconds:.0f} s)")
+        bad |= differs is not None
+    return int(bad)

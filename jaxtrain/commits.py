@@ -1,0 +1,203 @@
+"""The checkpoints of a run: which there are, which stay, and a thread that saves them.
+
+In: arrays still on the device, the lengths of the logs, facts. Out: directories named by env steps.
+Knows nothing of the loop; `launch.py` says when, `checkpoint.py` how one is written.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import shutil
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jaxtrain import checkpoint, disk
+from jaxtrain.checkpoint import Damaged
+from jaxtrain.checkpoint_config import CheckpointConfig
+
+Facts = Callable[[Mapping[str, np.ndarray]], Mapping[str, Any]]
+
+
+def found(directory: Path) -> dict[int, Path]:
+    """The checkpoints in `checkpoints/` by env steps, oldest first; whether they are whole is not known."""
+    try:
+        names = [p for p in directory.iterdir() if p.name.isdecimal() and not p.is_symlink()]
+    except FileNotFoundError:
+        return {}
+    return dict(sorted((int(p.name), p) for p in names))
+
+
+def place(directory: Path, env_steps: int) -> Path:
+    """Where the checkpoint of that many env steps is; names sort as numbers do."""
+    return directory / f"{env_steps:013d}"
+
+
+def manifests(directory: Path) -> dict[int, dict[str, Any]]:
+    """What the readable checkpoints say of themselves, by env steps, oldest first."""
+    said: dict[int, dict[str, Any]] = {}
+    for env_steps, path in found(directory).items():
+        try:
+            said[env_steps] = checkpoint.read_manifest(path)
+        except Damaged:
+            continue
+    return said
+
+
+def best(said: Mapping[int, Mapping[str, Any]], metric: str | None, mode: str) -> int | None:
+    """Env steps of the checkpoint whose metric is best, the newest of equals; NaN is never best."""
+    sign = 1.0 if mode == "max" else -1.0
+    values = {
+        env_steps: sign * manifest["best"]["value"]
+        for env_steps, manifest in said.items()
+        if manifest["best"] and manifest["best"]["metric"] == metric and manifest["best"]["value"] is not None
+    }
+    values = {n: v for n, v in values.items() if not math.isnan(v)}
+    return max(values, key=lambda n: (values[n], n), default=None)
+
+
+def kept(said: Mapping[int, Mapping[str, Any]], settings: CheckpointConfig, metric: str | None) -> set[int]:
+    """Env steps of the checkpoints that stay; never fewer than the newest, the best and the last finite."""
+    newest = sorted(said)
+    stay = set(newest[-settings.keep_last :])
+    stay |= {n for n in [best(said, metric, settings.best_mode)] if n is not None}
+    stay |= set([n for n in newest if said[n]["finite"]][-1:])
+    if settings.keep_every:
+        first: dict[int, int] = {}
+        for n in newest:
+            first.setdefault(n // settings.keep_every, n)
+        stay |= {n for bucket, n in first.items() if bucket}
+    return stay
+
+
+def newest_good(directory: Path) -> tuple[dict[str, np.ndarray], dict[str, Any], dict[Path, str]]:
+    """The newest checkpoint that is whole, and what is wrong with each newer one.
+
+    Raises:
+      Damaged: none is whole; says what is wrong with each.
+      FileNotFoundError: there is none at all.
+    """
+    bad: dict[Path, str] = {}
+    for path in reversed(found(directory).values()):
+        try:
+            arrays, manifest = checkpoint.load(path)
+            if place(directory, manifest["env_steps"]) != path:
+                raise Damaged(f"manifest.json is of {manifest['env_steps']} env steps")
+            return arrays, manifest, bad
+        except Damaged as error:
+            bad[path] = str(error)
+    if not bad:
+        raise FileNotFoundError(directory)
+    raise Damaged("; ".join(f"{path.name}: {why}" for path, why in bad.items()))
+
+
+def set_aside(path: Path) -> Path:
+    """Rename a checkpoint that is not to be resumed from; nothing in it is deleted."""
+    number = 0
+    while (aside := path.with_name(f"{path.name}.set-aside{f'-{number}' if number else ''}")).exists():
+        number += 1
+    os.rename(path, aside)
+    return aside
+
+
+def sweep(directory: Path) -> None:
+    """Remove what a killed process left unfinished."""
+    for path in directory.glob(f"{checkpoint.PART}*"):
+        shutil.rmtree(path, ignore_errors=True)
+
+
+class Committer:
+    """Saves checkpoints in a thread of its own, one after the other, while training goes on.
+
+    Args:
+      run: the run's directory; logs in it are named relative to it.
+      settings: what stays.
+      metric: whose best stays, or None.
+      earlier: lengths of the logs of earlier processes, by name.
+    """
+
+    def __init__(
+        self, run: Path, settings: CheckpointConfig, metric: str | None, earlier: Mapping[str, int]
+    ) -> None:
+        self._earlier = dict(earlier)
+        self.directory = run / "checkpoints"
+        self.directory.mkdir(exist_ok=True)
+        self._run, self._settings, self._metric = run, settings, metric
+        self._pool = ThreadPoolExecutor(1, "jaxtrain-checkpoint")
+        self._job: Future[None] | None = None
+        self.last: Path | None = None  # the newest that is on disk
+        self.written: list[float] = []  # seconds that each took to be on disk
+
+    def submit(
+        self,
+        env_steps: int,
+        arrays: Mapping[str, Any],
+        lengths: Callable[[], Mapping[Path, int]],
+        facts: Facts,
+        needed: Path | None,
+    ) -> None:
+        """Begin to save; waits for the one before, and raises what went wrong with it.
+
+        Args:
+          arrays: name -> array, of which nobody else changes or deletes the memory.
+          lengths: see `Door.mark`.
+          facts: for the manifest, from the arrays on the host.
+          needed: the log without which there must be no checkpoint, for rows would be missing for ever.
+        """
+        self.wait()
+        self._job = self._pool.submit(self._commit, env_steps, arrays, lengths, facts, needed)
+
+    def wait(self) -> None:
+        """Return once nothing is left to save.
+
+        Raises:
+          OSError: naming the path and the errno, if it could not be saved.
+        """
+        job, self._job = self._job, None
+        if job is not None:
+            job.result()
+
+    def close(self) -> None:
+        """End the thread, after what it is at."""
+        self._pool.shutdown(wait=True)
+
+    def _commit(
+        self,
+        env_steps: int,
+        arrays: Mapping[str, Any],
+        lengths: Callable[[], Mapping[Path, int]],
+        facts: Facts,
+        needed: Path | None,
+    ) -> None:
+        begun = time.perf_counter()
+        logs = dict(self._earlier)
+        for path, size in lengths().items():
+            if path.resolve().is_relative_to(self._run):
+                disk.fsync(path)
+                logs[path.resolve().relative_to(self._run).as_posix()] = size
+        if needed is not None and needed.relative_to(self._run).as_posix() not in logs:
+            return  # its sink has failed: the run ends at the next boundary, with that error
+        on_host = {name: np.asarray(x) for name, x in arrays.items()}
+        target = place(self.directory, env_steps)
+        manifest = {**facts(on_host), "finite": _finite(on_host), "logs": logs}
+        checkpoint.save(target, on_host, manifest)
+        checkpoint.verify(target)  # none older goes before this one is known to be good
+        self.last = target
+        said = manifests(self.directory)
+        for env_steps in said.keys() - kept(said, self._settings, self._metric):
+            # Under another name first: what is half deleted must not look like a checkpoint.
+            doomed = self.directory / f"{checkpoint.PART}{env_steps}"
+            os.rename(place(self.directory, env_steps), doomed)
+            shutil.rmtree(doomed)
+        self.written.append(time.perf_counter() - begun)
+
+
+def _finite(arrays: Mapping[str, np.ndarray]) -> bool:
+    """Whether the agents hold neither NaN nor infinity; elsewhere in a state NaN means "not known yet"."""
+    agents = [x for name, x in arrays.items() if name.startswith("state.agent")]
+    return all(bool(np.isfinite(x).all()) for x in agents if x.dtype.kind in "fc" or "float" in x.dtype.name)

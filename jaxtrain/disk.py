@@ -1,0 +1,45 @@
+"""Files that are whole or not there, whatever kills the process or the machine.
+
+In: paths and texts. Out: files. Knows nothing of what they hold.
+"""
+
+from __future__ import annotations
+
+import os
+import uuid
+from pathlib import Path
+
+
+def fsync(path: Path) -> None:
+    """Return once a file or a directory is on disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def fsync_tree(place: Path) -> None:
+    """Return once a directory is on disk with all that is below it."""
+    for path in (*place.rglob("*"), place):
+        fsync(path)
+
+
+def write(path: Path, text: str) -> None:
+    """Replace a file: a reader sees the old text or the new one, and so does whoever comes after a crash."""
+    part = path.with_name(f".part-{uuid.uuid4().hex[:8]}")
+    try:
+        part.write_text(text, encoding="utf-8")
+        fsync(part)
+        os.replace(part, path)
+        fsync(path.parent)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def cut(path: Path, length: int) -> None:
+    """Drop what a file holds beyond `length` bytes."""
+    with path.open("r+b") as file:
+        if file.seek(0, os.SEEK_END) > length:
+            file.truncate(length)
+            os.fsync(file.fileno())

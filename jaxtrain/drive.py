@@ -1,0 +1,190 @@
+"""Advance a run in chunks; between two of them save, answer signals, and look whether all is well.
+
+In: compiled programs, a state, a committer. Out: the state at the end, or where a signal stopped it.
+Knows nothing of directories or configs on disk: `launch.py` sets all of it up.
+"""
+
+from __future__ import annotations
+
+import time
+from bisect import bisect_right
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from jaxtrain import commits, host, rundir
+from jaxtrain.checkpoint_config import BEST, NONE
+from jaxtrain.compiled import Compiled
+from jaxtrain.config import Config
+from jaxtrain.reading import ConfigError, Problem, nearest
+from jaxtrain.schedule import every, finish
+from jaxtrain.state import TrainState
+from jaxtrain.trainer import History, Trainer
+from jaxtrain.types import Sink
+
+
+class Pace:
+    """How many updates fit between two looks at the host, by the speed of the last ones."""
+
+    def __init__(self, reaction_seconds: float) -> None:
+        # A quarter: a chunk with an evaluation in it takes longer, and then there is a checkpoint to write.
+        self._target = reaction_seconds / 4
+        self.updates = 1
+
+    def took(self, updates: int, seconds: float) -> None:
+        fits = int(self._target * updates / max(seconds, 1e-9))
+        self.updates = max(1, min(fits, 4 * self.updates))
+
+
+class Drive:
+    """One process's part of a run.
+
+    Args:
+      logs: the sinks without whose rows there must be no checkpoint; when one fails, the run ends.
+      caught: signals so far, see `signals.listening`.
+      facts: for every manifest.
+    """
+
+    def __init__(
+        self,
+        trainer: Trainer,
+        compiled: Compiled,
+        outlet: host.Door,
+        committer: commits.Committer,
+        log: Sink | None,
+        caught: list[int],
+        facts: Mapping[str, Any],
+    ) -> None:
+        self._trainer, self._compiled, self._outlet = trainer, compiled, outlet
+        self._committer, self._log, self._caught, self._facts = committer, log, caught, dict(facts)
+        self._settings = trainer.config.checkpoint
+        self._metric = best_metric(trainer)
+        self._due = _due(trainer)
+        self._judged = set(self._fresh_at())
+        self._committed: int | None = None  # the clock of the last checkpoint
+        self._saved = 0.0  # when, by the monotonic clock
+        self.stalls: list[float] = []  # seconds that training waited for each checkpoint
+
+    def run(self, state: TrainState, history: History, *, saved: bool) -> tuple[TrainState, History]:
+        """Advance to the end, or to the first chunk's end after a signal; the last state is saved.
+
+        Args:
+          saved: whether this state is that of a checkpoint of this run.
+
+        Raises:
+          OSError: a log or a checkpoint could not be written.
+        """
+        clock, end = int(state.clock), self._trainer.num_updates
+        stops = sorted({*self._due, *(self._judged if self._metric else ()), end})
+        pace = Pace(self._settings.reaction_seconds)
+        self._committed, self._saved = clock, time.monotonic()
+        if not saved:
+            self._commit(clock, state, history, "start")
+            self._committer.wait()  # from here on there always is one
+        while clock < end and not self._caught:
+            length = min(pace.updates, stops[bisect_right(stops, clock)] - clock)
+            begun = time.perf_counter()
+            state, history = self._compiled.advance(state, history, length)
+            pace.took(length, time.perf_counter() - begun)
+            clock += length
+            self._check_log()
+            reason = self._reason(clock, state)
+            if reason is not None:
+                self._commit(clock, state, history, reason)
+        if self._committed != clock:
+            reason = "finish" if clock == end else f"signal {self._caught[0]}"
+            self._commit(clock, state, history, reason)
+        self._committer.wait()
+        self._check_log()
+        return state, history
+
+    def _check_log(self) -> None:
+        error = self._outlet.error_of(self._log) if self._log is not None else None
+        if error is not None:
+            raise error
+
+    def _reason(self, clock: int, state: TrainState) -> str | None:
+        """Why to save now, if there is a reason."""
+        if clock == self._trainer.num_updates:
+            return "finish"
+        if clock in self._due:
+            return "every"
+        if clock in self._judged and self._better(state):
+            return "best"
+        minutes = self._settings.every_minutes
+        return "time" if minutes and time.monotonic() - self._saved > 60 * minutes else None
+
+    def _better(self, state: TrainState) -> bool:
+        """Whether the metric that was just measured is the best so far."""
+        assert self._metric is not None  # else nothing is judged
+        value = _mean(np.asarray(state.metrics[self._metric]))
+        self._committer.wait()  # what is being saved may be better
+        said = commits.manifests(self._committer.directory)
+        best = commits.best(said, self._metric, self._settings.best_mode)
+        if value is None or best is None:
+            return value is not None
+        sign = 1 if self._settings.best_mode == "max" else -1
+        return sign * value > sign * said[best]["best"]["value"]
+
+    def _commit(self, clock: int, state: TrainState, history: History, reason: str) -> None:
+        begun = time.perf_counter()
+        copies = self._compiled.copy(state, history)
+        lengths = self._outlet.mark()
+        env_steps = clock * self._trainer.env_steps_per_update
+        facts = {
+            **self._facts,
+            "update": clock,
+            "env_steps": env_steps,
+            "reason": reason,
+            "records": self._outlet.records,
+            "elapsed_seconds": self._outlet.elapsed_seconds,
+        }
+        fresh = clock in self._judged or not self._judged
+
+        def complete(arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
+            metrics = {name: _mean(arrays[f"state.metrics[{name!r}]"]) for name in state.metrics}
+            value = metrics[self._metric] if self._metric and fresh else None
+            best = None if self._metric is None else {"metric": self._metric, "value": value}
+            return {**facts, "written": rundir.now(), "metrics": metrics, "best": best}
+
+        needed = getattr(self._log, "path", None)
+        self._committer.submit(env_steps, copies, lengths, complete, needed)
+        self._committed, self._saved = clock, time.monotonic()
+        self.stalls.append(time.perf_counter() - begun)
+
+    def _fresh_at(self) -> tuple[int, ...]:
+        """The updates at which the metric of the best is measured; none if it is so at each."""
+        event = (self._metric or "").partition("/")[0]
+        return self._trainer.timetable.get(event, ())
+
+
+def best_metric(trainer: Trainer) -> str | None:
+    """The metric whose best checkpoint stays; None for none."""
+    config: Config = trainer.config
+    if config.checkpoint.best is None:
+        return BEST if config.interval("evaluation") else None
+    return None if config.checkpoint.best == NONE else config.checkpoint.best
+
+
+def check_metric(metric: str | None, metrics: Mapping[str, Any]) -> None:
+    """Raise a ConfigError if `checkpoint.best` names a metric that the run has not."""
+    if metric is not None and metric not in metrics:
+        rule = "no such metric" + nearest(metric, metrics)
+        raise ConfigError([Problem("checkpoint.best", metric, rule)])
+
+
+def _due(trainer: Trainer) -> set[int]:
+    """The updates after which a checkpoint is due."""
+    per, updates = trainer.env_steps_per_update, trainer.num_updates
+    schedule = finish()
+    for interval in (trainer.config.interval("checkpoint"), trainer.config.checkpoint.keep_every):
+        if 0 < interval <= per * updates:
+            schedule |= every(interval)
+    return set(schedule.updates(per, updates))
+
+
+def _mean(values: np.ndarray) -> float | None:
+    """Over the seeds that have a finite value; None if none has."""
+    finite = values[np.isfinite(values)]
+    return float(finite.mean()) if finite.size else None

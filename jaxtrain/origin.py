@@ -1,0 +1,236 @@
+"""Where a run begins: its config, its seeds, and the checkpoint that it goes on from, if any.
+
+In: what the caller asks for, and a directory. Out: an `Origin`. Changes nothing on disk.
+Knows nothing of the loop; `launch.py` runs what is decided here.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import secrets
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxtrain import build, rundir, snapshot
+from jaxtrain.config import Config, resolved
+from jaxtrain.reading import MISSING, ConfigError, Problem
+from jaxtrain.resume import Found, find, reconcile
+from jaxtrain.state import TrainState, as_key
+from jaxtrain.trainer import History, Trainer
+from jaxtrain.types import Key
+
+
+@dataclass(frozen=True)
+class Seeds:
+    """Which seeds a run has."""
+
+    seed: int | None  # of `jax.random.key`; None where a key was given
+    key: tuple[str, tuple[int, ...]] | None  # its kind and its words
+    num_seeds: int
+    chosen: tuple[int, ...] | None = None  # of those; None is all
+
+    @property
+    def count(self) -> int:
+        return self.num_seeds if self.chosen is None else len(self.chosen)
+
+    @property
+    def all(self) -> tuple[int, ...]:
+        """Their numbers, from 0 to `num_seeds` - 1."""
+        return tuple(range(self.num_seeds)) if self.chosen is None else self.chosen
+
+    def narrowed(self, asked: Mapping[str, Any]) -> Seeds:
+        """Some of these seeds.
+
+        Raises:
+          ConfigError: others are asked for.
+        """
+        problems = [
+            Problem(name, value, f"the run has {getattr(self, name)!r}")
+            for name, value in asked.items()
+            if name != "chosen" and value != getattr(self, name)
+        ]
+        absent = [s for s in asked.get("chosen", ()) if s not in self.all]
+        if absent:
+            problems.append(Problem("seeds", absent, f"the run has {list(self.all)}"))
+        if problems:
+            raise ConfigError(problems)
+        return dataclasses.replace(self, chosen=asked.get("chosen", self.chosen))
+
+    def keys(self) -> jax.Array:
+        """One key, or keys [count]."""
+        if self.key is None:
+            assert self.seed is not None  # one of the two is given
+            root = jax.random.key(self.seed)
+        else:
+            root = jax.random.wrap_key_data(jnp.array(self.key[1], jnp.uint32), impl=self.key[0])
+        keys = root[None] if self.num_seeds == 1 else jax.random.split(root, self.num_seeds)
+        keys = keys if self.chosen is None else keys[np.array(self.chosen)]
+        return keys[0] if self.count == 1 else keys
+
+    def about(self) -> dict[str, Any]:
+        """As `run.json` has it."""
+        return {
+            "seed": self.seed,
+            "key": None if self.key is None else [self.key[0], list(self.key[1])],
+            "num_seeds": self.num_seeds,
+            "seeds": None if self.chosen is None else list(self.chosen),
+        }
+
+    @classmethod
+    def of(cls, about: Mapping[str, Any]) -> Seeds:
+        """What `run.json` says."""
+        key, chosen = about["key"], about["seeds"]
+        return cls(
+            about["seed"],
+            None if key is None else (key[0], tuple(key[1])),
+            about["num_seeds"],
+            None if chosen is None else tuple(chosen),
+        )
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What to run, and from where."""
+
+    config: Config
+    seeds: Seeds
+    about: dict[str, Any]  # for `run.json`
+    arrays: dict[str, np.ndarray]  # of the checkpoint to go on from, of these seeds; empty for a beginning
+    manifest: dict[str, Any]  # of that checkpoint
+    own: Found | None  # that checkpoint, if it is of this very directory
+    notes: list[str]  # for the user
+
+    @property
+    def resumed_at(self) -> int | None:
+        """Env steps of this run's own checkpoint."""
+        return None if self.own is None else self.own.env_steps
+
+
+def asked_seeds(
+    seed: int | None, key: Key | None, num_seeds: int | None, seeds: Sequence[int] | None
+) -> dict[str, Any]:
+    """The fields of `Seeds` that were given."""
+    problems: list[Problem] = []
+    if seed is not None and key is not None:
+        problems.append(Problem("seed", seed, "give a seed or a key, not both"))
+    if num_seeds is not None and num_seeds < 1:
+        problems.append(Problem("num_seeds", num_seeds, "needs an int >= 1"))
+    if seeds is not None and (not seeds or min(seeds) < 0 or len(set(seeds)) < len(seeds)):
+        problems.append(Problem("seeds", list(seeds), "needs different ints >= 0"))
+    if problems:
+        raise ConfigError(problems)
+    asked: dict[str, Any] = {} if num_seeds is None else {"num_seeds": num_seeds}
+    if key is not None:
+        key = as_key(key)
+        words = np.asarray(jax.random.key_data(key)).reshape(-1).tolist()
+        asked |= {"seed": None, "key": (str(jax.random.key_impl(key)), tuple(words))}
+    elif seed is not None:
+        asked |= {"seed": seed, "key": None}
+    if seeds is not None:
+        asked["chosen"] = tuple(int(s) for s in seeds)
+    return asked
+
+
+def anew(
+    config: Config, events: Sequence[build.Part], asked: Mapping[str, Any], start_from: str | Path | None
+) -> Origin:
+    """A run of its own, from the beginning or from a checkpoint of another."""
+    arrays, manifest, notes, source = {}, {}, list[str](), None
+    if start_from is None:
+        seeds = dataclasses.replace(Seeds(0, None, 1), **asked)
+        config = resolved(config)
+    else:
+        place = Path(start_from)
+        config, notes = reconcile(place, config, _described(events))
+        stored, found = Seeds.of(rundir.read_about(place)), find(place)
+        if found is None:
+            raise ConfigError([Problem("start_from", str(place), "holds no checkpoint yet")])
+        seeds, arrays, manifest = stored.narrowed(asked), found.arrays, found.manifest
+        source = {"directory": str(place), "env_steps": found.env_steps}
+        if seeds.all != stored.all:
+            arrays = snapshot.of_seeds(arrays, [stored.all.index(s) for s in seeds.all])
+    outside = [s for s in seeds.all if s >= seeds.num_seeds]
+    if outside:
+        raise ConfigError([Problem("seeds", outside, f"needs ints below num_seeds = {seeds.num_seeds}")])
+    about = {
+        "id": secrets.token_hex(4),
+        "created": rundir.now(),
+        **seeds.about(),
+        "start_from": source,
+        "events": _described(events),
+        "starts": [],
+    }
+    return Origin(config, seeds, about, arrays, manifest, None, notes)
+
+
+def again(
+    place: Path, config: Config, events: Sequence[build.Part], asked: Mapping[str, Any]
+) -> Origin | None:
+    """The run that a directory holds, from its newest whole checkpoint; None if there is none to speak of."""
+    found = find(place)
+    if found is None and not ((place / rundir.RUN).exists() and (place / rundir.CONFIG).exists()):
+        return None
+    about = rundir.read_about(place)
+    seeds, (config, notes) = Seeds.of(about), reconcile(place, config, _described(events))
+    rule = f"the run in {str(place)!r} has {{!r}}; another run needs another directory"
+    problems = [
+        Problem(name, value, rule.format(getattr(seeds, name)))
+        for name, value in asked.items()
+        if value != getattr(seeds, name)
+    ]
+    if problems:
+        raise ConfigError(problems)
+    if found is None:  # killed before its first checkpoint
+        source, given = (
+            about["start_from"],
+            {f.name: getattr(seeds, f.name) for f in dataclasses.fields(seeds)},
+        )
+        begun = anew(config, events, given, source and source["directory"])
+        return dataclasses.replace(begun, about=about, notes=notes)
+    if found.env_steps > config.total_env_steps:
+        rule = f"the run in {str(place)!r} has done {found.env_steps} env steps; needs at least that"
+        raise ConfigError([Problem("total_env_steps", config.total_env_steps, rule)])
+    return Origin(config, seeds, about, found.arrays, found.manifest, found, notes)
+
+
+def _described(events: Sequence[build.Part]) -> list[str]:
+    return [f"{type(e).__name__} {e.name}: {getattr(e, 'schedule', '')}".rstrip(": ") for e in events]
+
+
+def restored(origin: Origin, trainer: Trainer, events: Sequence[build.Part]) -> tuple[TrainState, History]:
+    """The state and the history of the checkpoint that `origin` goes on from.
+
+    Raises:
+      ConfigError: it does not fit the program; has a line for each array.
+    """
+    said = origin.manifest
+    logging_then = dataclasses.replace(origin.config.logging, every=said["logging_every"])
+    then = dataclasses.replace(origin.config, total_env_steps=said["total_env_steps"], logging=logging_then)
+    state, history = shapes(trainer, origin.seeds)
+    try:
+        return snapshot.restore(
+            origin.arrays,
+            state,
+            history,
+            marks=trainer.timetable,
+            old_marks=Trainer(then, events).timetable,
+        )
+    except snapshot.Mismatch as error:
+        problems = [Problem(line, MISSING, "does not fit") for line in str(error).splitlines()]
+        raise ConfigError(problems) from None
+
+
+def shapes(trainer: Trainer, seeds: Seeds) -> tuple[TrainState, History]:
+    """Of a run's state and history; nothing is computed."""
+
+    def blank(keys: Key) -> tuple[TrainState, History]:
+        state = trainer.new(keys)
+        return state, trainer.history(state)
+
+    return jax.eval_shape(blank, seeds.keys())

@@ -1,0 +1,91 @@
+"""Runs below a directory: what each is at, read from its files alone.
+
+In: a path. Out: a row for each run. Knows nothing of JAX; a run that cannot be read has a row that says so.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jaxtrain import commits, files, rundir
+from jaxtrain.reading import ConfigError
+
+_TAIL = 1 << 18  # bytes of a log's end in which the last metrics are looked for
+
+
+@dataclass(frozen=True)
+class Row:
+    """One run."""
+
+    path: Path
+    state: str  # running, finished, stopped, killed, failed, unreadable
+    env_steps: int  # done, as far as the log goes
+    total_env_steps: int
+    last_return: float | None  # mean over seeds: the last evaluation's, or that of training
+    checkpoint: int | None  # env steps of the newest
+    started: str
+
+    @property
+    def progress(self) -> float:
+        return self.env_steps / self.total_env_steps if self.total_env_steps else 0.0
+
+
+def rows(root: str | Path) -> list[Row]:
+    """The runs in a directory and below it, by the time of their last start."""
+    places = [Path(found) for found, _, names in os.walk(root) if rundir.RUN in names]
+    return sorted(map(_row, places), key=lambda row: (row.started, str(row.path)))
+
+
+def _row(path: Path) -> Row:
+    try:
+        start = rundir.read_about(path)["starts"][-1]
+        total = int(files.read(path / rundir.CONFIG)["total_env_steps"])
+        checkpoint = max(commits.found(rundir.inside(path, rundir.CHECKPOINTS)), default=None)
+        env_steps, last_return = _last(path / rundir.LOG)
+        done = max(env_steps, checkpoint or 0)
+        return Row(path, _state(path, start["exit"]), done, total, last_return, checkpoint, start["started"])
+    except (ConfigError, OSError, LookupError, TypeError, ValueError):
+        return Row(path, "unreadable", 0, 0, None, None, "")
+
+
+def _state(path: Path, said: str | None) -> str:
+    if rundir.owner_of(path) is not None:
+        return "running"
+    if said is None:
+        return "killed"
+    return said if said == "finished" else "stopped" if said.startswith("signal") else "failed"
+
+
+def _last(log: Path) -> tuple[int, float | None]:
+    """Env steps and return, as the end of a log has them."""
+    try:
+        with log.open("rb") as file:
+            size = file.seek(0, os.SEEK_END)
+            file.seek(max(0, size - _TAIL))
+            lines = file.read().splitlines()
+    except FileNotFoundError:
+        return 0, None
+    found = [row for row in map(_parsed, lines) if row]
+    returns = [row["values"].get("return_mean", row["values"].get("rollout/return_mean")) for row in found]
+    last = next((x for x in reversed(returns) if x is not None), None)
+    return max((row["env_steps"] for row in found), default=0), None if last is None else _mean(last)
+
+
+def _parsed(line: bytes) -> dict[str, Any] | None:
+    try:
+        return json.loads(line)
+    except ValueError:  # the first line of the tail, or one that is being written
+        return None
+
+
+def _mean(values: float | Iterable[float | None]) -> float | None:
+    given = np.atleast_1d(np.asarray(values, float))
+    finite = given[np.isfinite(given)]
+    return float(finite.mean()) if finite.size else None

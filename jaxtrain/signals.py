@@ -1,0 +1,64 @@
+"""SIGINT and SIGTERM as a note to read between chunks; the second one ends the process at once.
+
+In: signals to the main thread's process. Out: a list that the first one is in. Knows nothing of runs.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+from collections.abc import Generator
+from contextlib import contextmanager
+from typing import Any
+
+CAUGHT = (signal.SIGINT, signal.SIGTERM)
+
+
+@contextmanager
+def listening() -> Generator[list[int]]:
+    """Note the first of `CAUGHT` in the list; at the second leave with 128 + its number, at once.
+
+    Python calls handlers between two of its own instructions only, so not while a program compiles or
+    runs. The number goes through a pipe, which the C handler writes, to a thread that can act at once.
+    Outside of the main thread signals stay with whoever handles them.
+    """
+    caught: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield caught
+        return
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+
+    def watch() -> None:
+        while number := os.read(reading, 1):
+            if number[0] not in CAUGHT:
+                continue
+            if caught:
+                _leave(128 + number[0])
+            caught.append(number[0])
+        os.close(reading)
+
+    def note(number: int, frame: Any) -> None:
+        """Nothing: `watch` has seen it. Without a handler of Python's the number would not be written."""
+
+    watcher = threading.Thread(target=watch, name="jaxtrain-signals", daemon=True)
+    watcher.start()
+    old_pipe = signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
+    old = {number: signal.signal(number, note) for number in CAUGHT}
+    try:
+        yield caught
+    finally:
+        for number, handler in old.items():
+            signal.signal(number, handler)
+        signal.set_wakeup_fd(old_pipe)
+        os.close(writing)
+        watcher.join()
+
+
+def _leave(code: int) -> None:
+    if sys.stdout is not None and sys.stdout.isatty():
+        sys.stdout.write("\x1b[?25h\n")  # a live display hides the cursor
+        sys.stdout.flush()
+    os._exit(code)
