@@ -16,6 +16,8 @@ import json
 import os
 import re
 import shutil
+import stat
+import time
 import uuid
 from collections.abc import Mapping
 from pathlib import Path
@@ -71,7 +73,15 @@ def save(place: Path, arrays: Mapping[str, np.ndarray], facts: Mapping[str, Any]
     except OSError as error:
         raise OSError(error.errno, error.strerror or str(error), str(place)) from error
     finally:
+        _remove(part)
+
+
+def _remove(part: Path) -> None:
+    """Remove what could not be finished; orbax's threads go on writing for a moment after one has failed."""
+    deadline = time.monotonic() + 2
+    while part.exists() and time.monotonic() < deadline:
         shutil.rmtree(part, ignore_errors=True)
+        time.sleep(0.01)
 
 
 def described(x: np.ndarray) -> dict[str, Any]:
@@ -107,15 +117,19 @@ def read_manifest(place: Path) -> dict[str, Any]:
     Raises:
       Damaged: it is missing, has changed, or is of a later format.
     """
-    try:
-        text, digest = (place / _MANIFEST).read_bytes(), (place / _DIGEST).read_bytes()
-    except OSError as error:
-        raise Damaged(f"{Path(error.filename).name} cannot be read ({error.strerror})") from None
+    if place.is_symlink():
+        raise Damaged("is a link, whose target is not this run's")
+    text, digest = (_bytes(place / name) for name in (_MANIFEST, _DIGEST))
     if digest != f"{hashlib.sha256(text).hexdigest()}  {_MANIFEST}\n".encode("ascii"):
         raise Damaged(f"{_MANIFEST} has changed since it was saved")
-    manifest = json.loads(text)
-    if manifest["format"] != FORMAT:
-        raise Damaged(f"{_MANIFEST} is of format {manifest['format']}; this version reads {FORMAT}")
+    try:
+        manifest = json.loads(text)
+        if manifest["format"] != FORMAT:
+            raise Damaged(f"{_MANIFEST} is of format {manifest['format']}; this version reads {FORMAT}")
+        if not all(isinstance(manifest[name], dict) for name in ("arrays", "files")):
+            raise TypeError
+    except (ValueError, TypeError, LookupError):
+        raise Damaged(f"{_MANIFEST} is none of a checkpoint") from None
     return manifest
 
 
@@ -176,8 +190,21 @@ def _names(place: Path) -> set[str]:
     return {p.relative_to(place).as_posix() for p in place.rglob("*") if p.is_symlink() or not p.is_dir()}
 
 
-def _file(path: Path) -> dict[str, Any]:
-    if path.is_symlink() or not path.is_file():
+def _bytes(path: Path) -> bytes:
+    try:
+        _check(path)
+        return path.read_bytes()
+    except OSError as error:
+        raise Damaged(f"{path.name} cannot be read ({error.strerror})") from None
+
+
+def _check(path: Path) -> None:
+    """Raise an OSError for what is no file of this directory: a link may change its target, a pipe blocks."""
+    if not stat.S_ISREG(path.lstat().st_mode):
         raise OSError(errno.EINVAL, "no regular file", str(path))
+
+
+def _file(path: Path) -> dict[str, Any]:
+    _check(path)
     with path.open("rb") as file:
         return {"bytes": path.stat().st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}

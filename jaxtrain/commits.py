@@ -27,7 +27,7 @@ Facts = Callable[[Mapping[str, np.ndarray]], Mapping[str, Any]]
 def found(directory: Path) -> dict[int, Path]:
     """The checkpoints in `checkpoints/` by env steps, oldest first; whether they are whole is not known."""
     try:
-        names = [p for p in directory.iterdir() if p.name.isdecimal() and not p.is_symlink()]
+        names = [p for p in directory.iterdir() if p.name.isdecimal()]
     except FileNotFoundError:
         return {}
     return dict(sorted((int(p.name), p) for p in names))
@@ -99,7 +99,7 @@ def newest_good(directory: Path) -> tuple[dict[str, np.ndarray], dict[str, Any],
 def set_aside(path: Path) -> Path:
     """Rename a checkpoint that is not to be resumed from; nothing in it is deleted."""
     number = 0
-    while (aside := path.with_name(f"{path.name}.set-aside{f'-{number}' if number else ''}")).exists():
+    while os.path.lexists(aside := path.with_name(f"{path.name}.set-aside{f'-{number}' if number else ''}")):
         number += 1
     os.rename(path, aside)
     return aside

@@ -26,13 +26,19 @@ def fsync_tree(place: Path) -> None:
 
 
 def write(path: Path, text: str) -> None:
-    """Replace a file: a reader sees the old text or the new one, and so does whoever comes after a crash."""
+    """Replace a file: a reader sees the old text or the new one, and so does whoever comes after a crash.
+
+    Raises:
+      OSError: naming the path; nothing is left behind.
+    """
     part = path.with_name(f".part-{uuid.uuid4().hex[:8]}")
     try:
         part.write_text(text, encoding="utf-8")
         fsync(part)
         os.replace(part, path)
         fsync(path.parent)
+    except OSError as error:  # that of a write names no file
+        raise OSError(error.errno, error.strerror, str(path)) from error
     finally:
         part.unlink(missing_ok=True)
 

@@ -138,8 +138,7 @@ def _run(
     last = None if resumed_at is None else commits.place(committer.directory, resumed_at)
     stalls: list[float] = []
     with ExitStack() as stack:  # what is to be done at the end, last things first
-        stack.callback(lambda: run.write_about(about))
-        stack.callback(lambda: start.update(ended=rundir.now()))
+        stack.push(lambda kind, error, trace: _note_end(run, about, start, error))
         for sink in opened:
             stack.callback(sink.close)
         stack.callback(outlet.finish)
@@ -176,6 +175,17 @@ def _run(
         non_finite=tuple(origin.seeds.all[i] for i in bad),
         stalls=tuple(stalls),
     )
+
+
+def _note_end(
+    run: RunDirectory, about: dict[str, Any], start: dict[str, Any], error: BaseException | None
+) -> None:
+    start["ended"] = rundir.now()
+    try:
+        run.write_about(about)
+    except OSError:
+        if error is None:  # else that says more: the disk is full, say
+            raise
 
 
 def _sinks(config: Config, directory: Path) -> tuple[Sink | None, list[Any]]:

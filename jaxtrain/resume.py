@@ -17,7 +17,7 @@ from jaxtrain import commits, disk, files
 from jaxtrain.checkpoint import Damaged
 from jaxtrain.config import INTERVALS, Config, load_config, resolved, to_dict
 from jaxtrain.reading import MISSING, ConfigError, Problem
-from jaxtrain.rundir import CHECKPOINTS, CONFIG, LOG, inside, read_about
+from jaxtrain.rundir import CHECKPOINTS, CONFIG, LOG, RUN, inside, read_about
 
 # What may differ between two starts of one run: it moves no bit of what is learned up to a given update.
 MAY_CHANGE = (
@@ -29,6 +29,8 @@ MAY_CHANGE = (
     "logging.wandb",
     "checkpoint",
 )
+
+NO_LOGS = (CHECKPOINTS, CONFIG, RUN, "lock", "README.md")  # files of a run that nothing is appended to
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,7 +112,9 @@ def find(directory: Path) -> Found | None:
     """
     place = inside(directory, CHECKPOINTS)
     try:
-        return Found(*commits.newest_good(place))
+        found = Found(*commits.newest_good(place))
+        _check_logs(directory, found.manifest.get("logs"))
+        return found
     except FileNotFoundError:
         if _has_updates(inside(directory, LOG)):
             rule = f"its log goes on, but {CHECKPOINTS}/ is empty"
@@ -120,6 +124,20 @@ def find(directory: Path) -> Found | None:
         rule = f"no checkpoint of it is whole: {error}"
     rule += "; restore one from a backup, or begin anew in another directory. Nothing was changed"
     raise ConfigError([Problem(f"directory {str(directory)!r}", MISSING, rule)])
+
+
+def _check_logs(directory: Path, logs: Any) -> None:
+    """Raise a ConfigError for logs of a manifest that are no files which may be cut back to a length."""
+    sound = isinstance(logs, dict)
+    for name, length in logs.items() if isinstance(logs, dict) else ():
+        sound = sound and type(length) is int and length >= 0 and "\0" not in name
+        if sound:
+            path = inside(directory, name)
+            own = path.relative_to(directory).parts[:1]
+            sound = own not in ((), *((n,) for n in NO_LOGS)) and not path.is_dir()
+    if not sound:
+        rule = f"a checkpoint's manifest has logs that are none: {logs!r}"[:300]
+        raise ConfigError([Problem(f"directory {str(directory)!r}", MISSING, rule)])
 
 
 def _has_updates(log: Path) -> bool:

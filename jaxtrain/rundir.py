@@ -14,6 +14,7 @@ import re
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any, Self
@@ -66,24 +67,42 @@ class RunDirectory:
             self.name = self.path.name
             self.holds_run = any((self.path / name).exists() for name in _HELD)
             for name in (*_HELD, "lock", "tensorboard", "wandb"):
-                inside(self.path, name)
+                part = inside(self.path, name)
+                if name in (*_HELD, "lock") and part.exists() and part.is_dir() != (name == CHECKPOINTS):
+                    kind = "a directory" if name == CHECKPOINTS else "a file"
+                    raise self._refuse(path, f"has {name}, which should be {kind}")
+            for part in (self.path / "tensorboard").glob("*"):  # with single seeds it has directories
+                inside(self.path, part.relative_to(self.path).as_posix())
             self._acquire()
+        except UnicodeEncodeError:
+            raise self._refuse(path, "needs a path that the file system can encode") from None
         except OSError as error:
             raise self._refuse(path, f"cannot be written ({error.strerror})") from None
 
     def _acquire(self) -> None:
         # The kernel lets go of it when the process ends, however that comes about: no lock is ever stale.
         lock = (self.path / "lock").open("a+", encoding="utf-8")
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            owner = owner_of(self.path) or "another process"
-            lock.close()
-            raise self._refuse(self.path, f"is in use by {owner}; wait for its end or stop it") from None
-        lock.truncate(0)
-        lock.write(f"process {os.getpid()} on {socket.gethostname()} since {now()}\n")
-        lock.flush()
+        deadline = time.monotonic() + 5
+        while True:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                # Who holds it since an instant has not said so yet; and to look who does is to share it.
+                time.sleep(0.05)
+                owner = owner_of(self.path)
+                if owner is not None or time.monotonic() > deadline:
+                    lock.close()
+                    rule = f"is in use by {owner or 'another process'}; wait for its end or stop it"
+                    raise self._refuse(self.path, rule) from None
         self._lock = lock
+        line = f"process {os.getpid()} on {socket.gethostname()} since {now()}\n".encode()
+        try:
+            os.ftruncate(lock.fileno(), 0)
+            os.write(lock.fileno(), line)  # not buffered: a full disk is met here, not when it is closed
+        except OSError:
+            self.release()
+            raise
 
     @staticmethod
     def _refuse(path: object, rule: str) -> ConfigError:

@@ -28,6 +28,9 @@ from jaxtrain.types import Record, RunInfo
 from tests.faults.fake_wandb import API_KEY, FakeWandb
 from tests.test_sinks import offline_runs, wandb_rows
 
+# A server has seconds to answer in, and wandb a process of its own to start: no test for a busy machine.
+pytestmark = pytest.mark.slow
+
 RECORDS, PER = 20, 2**32 - 1
 ID = "0123abcd"
 SOON = {"WANDB__FILE_STREAM_TRANSMIT_INTERVAL": "1"}  # seconds, a whole number; 15 if not said

@@ -1,0 +1,334 @@
+"""The directory of a run: one that cannot be used is named before anything compiles; one process holds it.
+
+In: read-only mounts, files in the way, processes started together, real kills. Out: errors, owners,
+`run.json` and the rows of `jaxtrain runs`. Knows nothing of what is in a checkpoint.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import shutil
+import signal
+import subprocess
+import time
+from contextlib import contextmanager
+
+import jax
+import pytest
+import yaml
+from jax import monitoring
+
+import jaxtrain
+from jaxtrain import ConfigError, cli, commits, rundir
+from jaxtrain.launch import launch
+from tests.faults.processes import Drift, alive, arrays, ended, rows, run, start, until
+from tests.helpers import Reinforce, tiny
+
+ENV = "tests.helpers:Walk"
+LOGGED = {"every": 8, "sinks": ["jsonlines"]}
+
+
+def config_of(updates=4, **given):
+    given = {"logging": LOGGED, "checkpoint": {"every": 0}} | given
+    return tiny(updates, env=ENV, **({"algorithm": Drift()} | given))
+
+
+@contextmanager
+def nothing_compiles():
+    """Fails if the body makes XLA compile anything beyond the constants that a config is read into."""
+    compiled, on = [], [True]
+    jaxtrain.Trainer(config_of()).timetable  # noqa: B018
+
+    def listen(event, duration, **_):
+        if on[0] and "backend_compile" in event:
+            compiled.append(event)
+
+    monitoring.register_event_duration_secs_listener(listen)
+    try:
+        yield
+    finally:
+        on[0] = False
+    assert compiled == []
+
+
+def test_the_watch_for_compilations_sees_one():
+    with pytest.raises(AssertionError), nothing_compiles():
+        jax.jit(lambda x: x * 3.25 + 1)(2.0)
+
+
+@contextmanager
+def mounted(place, *words):
+    """A filesystem at `place` while it lasts; skips where this process may not mount."""
+    place.mkdir(exist_ok=True)
+    done = subprocess.run(["mount", *words, str(place)], capture_output=True, text=True)
+    if done.returncode:
+        pytest.skip(f"mount: {done.stderr.strip()}")
+    try:
+        yield place
+    finally:
+        subprocess.run(["umount", "-l", str(place)], check=True)  # lazily: a test that failed may hold a file
+
+
+def read_only(place):
+    subprocess.run(["mount", "-o", "remount,ro", str(place)], check=True)
+
+
+# ---- directories that cannot be used
+
+
+def test_a_read_only_directory_is_named_before_anything_compiles(tmp_path):
+    with mounted(tmp_path / "disk", "-t", "tmpfs", "tmpfs") as disk:
+        (disk / "empty").mkdir()
+        read_only(disk)
+        for place in (disk / "new", disk / "empty"):
+            with nothing_compiles(), pytest.raises(ConfigError) as error:
+                launch(config_of(), place, cache=False)
+            assert f"directory {str(place)!r}" in str(error.value)
+            assert "cannot be written (Read-only file system)" in str(error.value)
+
+
+def test_a_run_on_a_disk_that_became_read_only_is_refused_and_still_whole(tmp_path):
+    with mounted(tmp_path / "disk", "-t", "tmpfs", "tmpfs") as disk:
+        launch(config_of(2), disk / "run", cache=False)
+        before = arrays(disk / "run")
+        read_only(disk)
+        with nothing_compiles(), pytest.raises(ConfigError, match="Read-only file system"):
+            launch(config_of(4), disk / "run", cache=False)
+        assert arrays(disk / "run") == before
+        assert cli.main(["verify", str(disk / "run")]) == 0  # what only reads goes on
+        assert jaxtrain.load_policy(disk / "run", "last").env_steps == 16
+
+
+@pytest.mark.parametrize("below", ["", "run", "a/b/run"])
+def test_a_file_in_the_way_is_named_before_anything_compiles_and_stays(tmp_path, below):
+    (tmp_path / "file").write_text("precious")
+    with nothing_compiles(), pytest.raises(ConfigError, match=r"file.*cannot be written \("):
+        launch(config_of(), tmp_path / "file" / below, cache=False)
+    assert (tmp_path / "file").read_text() == "precious"
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+@pytest.mark.parametrize("name", ["run.json", "config.yaml", "checkpoints", "lock"])
+def test_something_else_under_the_name_of_a_part_is_named_before_anything_compiles(tmp_path, name):
+    """A directory where a file belongs, or a file where a directory does."""
+    place = tmp_path / "run"
+    place.mkdir()
+    (place / name).write_text("precious") if name == "checkpoints" else (place / name).mkdir()
+    with nothing_compiles(), pytest.raises(ConfigError, match="run"):
+        launch(config_of(), place, cache=False)
+    assert sorted({path.name for path in place.iterdir()} - {"lock"}) == sorted({name} - {"lock"})
+
+
+def test_missing_parents_are_made(tmp_path):
+    ending = launch(config_of(2), tmp_path / "a" / "b" / "run", cache=False)
+    assert ending.directory == tmp_path / "a" / "b" / "run"
+    assert commits.found(ending.directory / "checkpoints").keys() == {0, 16}
+
+
+def test_a_relative_directory_stays_where_it_was_when_the_process_moves(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+    class Mover:
+        def open(self, info):
+            os.chdir("/")
+
+        def write(self, record): ...
+        def flush(self): ...
+        def close(self): ...
+
+    ending = launch(config_of(2), "run", cache=False, more_sinks=[Mover()])
+    assert ending.directory == tmp_path / "run" and len(rows(tmp_path / "run")) == 2
+
+
+# ---- one process at a time
+
+
+def together(directory, at, output):
+    """Two processes that call `launch` at the same moment."""
+
+    def begin():
+        return start(output, held_until, config_of(200), directory, at)
+
+    return begin(), begin()
+
+
+def held_until(config, directory, at):
+    """`launch` at an instant of the clock; prints how it ended."""
+    from jaxtrain.launch import launch
+
+    time.sleep(max(0.0, at - time.time()))
+    try:
+        launch(config, directory, cache=False)
+        print(f"{os.getpid()} ran")
+    except ConfigError as error:
+        print(f"{os.getpid()} refused {error}")
+
+
+@pytest.mark.parametrize("trials", [5, pytest.param(100, marks=pytest.mark.slow)])
+def test_of_two_processes_started_together_one_runs_and_the_other_names_it(tmp_path, trials):
+    passed, wrong = 0, []
+    for trial in range(trials):
+        directory, output = tmp_path / f"{trial}" / "run", tmp_path / f"{trial}.txt"
+        processes = together(directory, time.time() + 0.3, output)
+        pids = {process.pid for process in processes}
+        assert [ended(process) for process in processes] == [0, 0], output.read_text()
+        lines = output.read_text().splitlines()
+        ran = [int(line.split()[0]) for line in lines if line.endswith(" ran")]
+        refused = [line for line in lines if " refused " in line]
+        ok = len(ran) == len(refused) == 1 and pids == {*ran, int(refused[0].split()[0])}
+        ok = ok and f"is in use by process {ran[0]} on {platform.node()}" in refused[0]
+        ok = ok and [row["update"] for row in rows(directory)] == list(range(1, 201))
+        passed += ok
+        if not ok:
+            wrong.append((trial, pids, lines))
+        shutil.rmtree(directory)
+    print(f"\n{passed}/{trials} times exactly one ran and the other named it")
+    assert not wrong, wrong[:3]
+
+
+def test_the_owner_is_named_while_it_runs_and_its_lock_is_free_after_kill_9(tmp_path):
+    directory = tmp_path / "run"
+    config = config_of(20_000, checkpoint={"every": 8, "keep_last": 2})
+    process = start(tmp_path / "output", run, config, directory)
+    until(lambda: len(commits.found(directory / "checkpoints")) > 1, process)
+    assert alive(process), (tmp_path / "output").read_text()
+    pid = process.pid
+    with nothing_compiles(), pytest.raises(ConfigError, match=f"is in use by process {pid} on "):
+        launch(config, directory, cache=False)
+    assert rundir.owner_of(directory).startswith(f"process {pid} on ")
+    os.kill(pid, signal.SIGKILL)
+    assert ended(process) == -signal.SIGKILL
+    assert f"process {pid}" in (directory / "lock").read_text()  # stale, and nobody minds
+    assert rundir.owner_of(directory) is None
+    with rundir.RunDirectory(directory):
+        assert rundir.owner_of(directory).startswith(f"process {os.getpid()} on ")
+    assert rundir.owner_of(directory) is None
+
+
+def probing(directory, until):
+    """Ask again and again who holds a directory."""
+    while time.time() < until:
+        rundir.owner_of(directory)
+
+
+def test_a_look_at_who_holds_a_directory_keeps_nobody_out(tmp_path):
+    """`jaxtrain runs` in a loop, as a user watches it, while runs begin."""
+    directory = tmp_path / "run"
+    with rundir.RunDirectory(directory):
+        pass
+    begun = time.time()
+    processes = [start(None, probing, directory, begun + 2.5) for _ in range(2)]
+    tried, refused = 0, []
+    time.sleep(0.5)
+    while time.time() < begun + 2.0:
+        tried += 1
+        try:
+            rundir.RunDirectory(directory).release()
+        except ConfigError as error:
+            refused.append(str(error))
+    for process in processes:
+        assert ended(process) == 0
+    print(f"\n{tried - len(refused)}/{tried} starts while two processes looked")
+    assert not refused, refused[:1]
+
+
+# ---- what a run says of itself
+
+
+def test_run_json_has_the_seed_the_commit_versions_flags_device_and_how_each_start_ended(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setenv("XLA_FLAGS", "--xla_backend_optimization_level=0")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    repository = tmp_path / "code"
+    repository.mkdir()
+    monkeypatch.chdir(repository)
+    directory = tmp_path / "run"
+    launch(config_of(2), directory, seed=3, num_seeds=2, cache=False)
+    git = ["git", "-c", "user.name=a", "-c", "user.email=a@b", "-c", "commit.gpgsign=false"]
+    for words in (["init", "-q"], ["commit", "-q", "--allow-empty", "-m", "x"]):
+        subprocess.run([*git, *words], check=True)
+    launch(config_of(4), directory, cache=False)
+    (repository / "new.py").write_text("")
+    launch(config_of(6), directory, cache=False)
+    about = json.loads((directory / "run.json").read_text())
+    assert (about["seed"], about["num_seeds"]) == (3, 2)
+    commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True).stdout.strip()
+    clean, dirty = {"commit": commit, "dirty": False}, {"commit": commit, "dirty": True}
+    assert [begun["git"] for begun in about["starts"]] == [None, clean, dirty]
+    assert [begun["resumed_at"] for begun in about["starts"]] == [None, 16, 32]
+    for begun in about["starts"]:
+        assert begun["exit"] == "finished" and begun["started"] <= begun["ended"]
+        assert begun["pid"] == os.getpid() and begun["host"] == platform.node()
+        assert begun["versions"] == {
+            "jaxtrain": jaxtrain.__version__,
+            "jax": jax.__version__,
+            "python": platform.python_version(),
+        }
+        assert begun["flags"].items() >= {
+            ("XLA_FLAGS", "--xla_backend_optimization_level=0"),
+            ("CUDA_VISIBLE_DEVICES", ""),
+        }
+        device = jax.devices()[0]
+        assert begun["device"] == {
+            "kind": device.device_kind,
+            "platform": device.platform,
+            "count": jax.device_count(),
+        }
+    assert yaml.safe_load((directory / "config.yaml").read_text())["total_env_steps"] == 48
+
+
+def test_runs_has_a_row_for_every_run_whatever_became_of_it(tmp_path, capsys):
+    root = tmp_path / "root"
+    launch(config_of(4), root / "finished", cache=False)
+    endless = config_of(100_000, checkpoint={"every": 80, "reaction_seconds": 1})
+    processes = {
+        name: start(tmp_path / name, run, endless, root / "deeper" / name)
+        for name in ("stopped", "killed", "running")
+    }
+    for name, process in processes.items():
+        place = root / "deeper" / name / "checkpoints"
+        until(lambda place=place: len(commits.found(place)) > 1, process)
+        assert alive(process), (tmp_path / name).read_text()
+    os.kill(processes["stopped"].pid, signal.SIGTERM)
+    os.kill(processes["killed"].pid, signal.SIGKILL)
+    assert ended(processes["stopped"]) == 0 and ended(processes["killed"]) == -signal.SIGKILL
+    shutil.copytree(root / "finished", root / "unreadable")
+    (root / "unreadable" / "run.json").write_text("{")
+    shutil.copytree(root / "finished", root / "headless")
+    (root / "headless" / "config.yaml").unlink()
+    (root / "notes").mkdir()
+    (root / "notes" / "metrics.jsonl").write_text("none of ours")
+
+    assert cli.main(["runs", str(root)]) == 0
+    head, *lines = capsys.readouterr().out.splitlines()
+    assert head.split()[:2] == ["run", "state"]
+    said = {line.split()[0]: line.split()[1:] for line in lines}
+    assert {os.path.relpath(name, root): words[0] for name, words in said.items()} == {
+        "finished": "finished",
+        "deeper/stopped": "stopped",
+        "deeper/killed": "killed",
+        "deeper/running": "running",
+        "unreadable": "unreadable",
+        "headless": "unreadable",
+    }
+    assert said[str(root / "finished")][1:3] == ["100%", "32"]
+    newest = max(commits.found(root / "deeper" / "stopped" / "checkpoints"))
+    assert said[str(root / "deeper" / "stopped")][2] == f"{newest:,}"
+
+    os.kill(processes["running"].pid, signal.SIGINT)
+    assert ended(processes["running"]) == 0
+    assert cli.main(["runs", str(root / "deeper" / "running")]) == 0
+    assert "stopped" in capsys.readouterr().out
+    assert cli.main(["runs", str(root / "notes")]) == 0
+    assert capsys.readouterr().out == f"no runs in {root / 'notes'}\n"
+
+
+def test_a_run_that_raised_is_a_row_that_says_failed(tmp_path, capsys):
+    config = config_of(4, params={"scale": 3e38}, algorithm=Reinforce(), on_nan="raise")
+    with pytest.raises(FloatingPointError):
+        launch(config, tmp_path / "run", cache=False)
+    assert cli.main(["runs", str(tmp_path)]) == 0
+    assert "failed" in capsys.readouterr().out

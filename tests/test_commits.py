@@ -1,0 +1,227 @@
+"""Which checkpoints stay: properties of the rule, and one run that follows it."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from jaxtrain import checkpoint, commits
+from jaxtrain.checkpoint_config import CheckpointConfig
+from jaxtrain.launch import launch
+from tests.faults.processes import Drift
+from tests.helpers import tiny
+
+METRIC = "evaluation/return_mean"
+values = st.none() | st.just(math.nan) | st.sampled_from([-1.0, 0.0, 1.0]) | st.floats(allow_nan=True)
+
+
+def manifest(value, finite, metric=METRIC):
+    return {"best": None if metric is None else {"metric": metric, "value": value}, "finite": finite}
+
+
+manifests = st.dictionaries(
+    st.integers(0, 500),
+    st.builds(manifest, values, st.booleans(), st.sampled_from([METRIC, METRIC, "train/loss", None])),
+    min_size=1,
+    max_size=12,
+)
+configs = st.builds(
+    CheckpointConfig,
+    keep_last=st.integers(1, 4),
+    keep_every=st.sampled_from([0, 0, 7, 100]),
+    best_mode=st.sampled_from(["max", "min"]),
+)
+
+
+def measured(said, metric=METRIC):
+    """Those whose value counts."""
+    return {
+        n: m["best"]["value"]
+        for n, m in said.items()
+        if m["best"] and m["best"]["metric"] == metric and m["best"]["value"] is not None
+        if not math.isnan(m["best"]["value"])
+    }
+
+
+@given(manifests, st.sampled_from(["max", "min"]))
+def test_the_best_has_no_better_and_the_newest_of_equals_wins_and_nan_never(said, mode):
+    best, counted = commits.best(said, METRIC, mode), measured(said)
+    if not counted:
+        assert best is None
+        return
+    assert best in counted
+    for n, value in counted.items():
+        assert value <= counted[best] if mode == "max" else value >= counted[best]
+        assert value != counted[best] or n <= best
+
+
+@given(manifests)
+def test_without_a_metric_there_is_no_best_and_a_value_of_another_metric_does_not_count(said):
+    assert commits.best(said, "no/such", "max") is None
+    assert commits.best(said, None, "max") is None or any(m["best"] is None for m in said.values())
+
+
+@given(manifests, configs)
+def test_the_newest_the_best_and_the_last_finite_always_stay(said, config):
+    stay = commits.kept(said, config, METRIC)
+    assert stay <= said.keys()
+    assert stay >= set(sorted(said)[-config.keep_last :])
+    best = commits.best(said, METRIC, config.best_mode)
+    assert best is None or best in stay
+    finite = [n for n in said if said[n]["finite"]]
+    assert not finite or max(finite) in stay
+
+
+@given(manifests, configs)
+def test_nothing_stays_without_a_reason(said, config):
+    reasons = set(sorted(said)[-config.keep_last :])
+    reasons |= {commits.best(said, METRIC, config.best_mode)}
+    reasons |= {max((n for n in said if said[n]["finite"]), default=None)}
+    kept = commits.kept(said, config, METRIC) - reasons
+    if not config.keep_every:
+        assert not kept
+    for n in kept:  # the first at or behind a multiple: none between that and itself
+        multiple = n // config.keep_every * config.keep_every
+        assert multiple > 0 and not any(multiple <= other < n for other in said)
+
+
+@given(manifests, configs)
+def test_what_was_kept_for_a_multiple_stays_for_ever(said, config):
+    """However the checkpoints come in, one after the other, with the rule after each."""
+    if not config.keep_every:
+        return
+    there = {}
+    for n in sorted(said):
+        there[n] = said[n]
+        there = {m: there[m] for m in commits.kept(there, config, METRIC)}
+    for bucket in {n // config.keep_every for n in said} - {0}:
+        assert min(n for n in said if n // config.keep_every == bucket) in there
+
+
+@given(manifests, configs)
+def test_applied_twice_the_rule_keeps_what_it_kept(said, config):
+    once = {n: said[n] for n in commits.kept(said, config, METRIC)}
+    assert commits.kept(once, config, METRIC) == once.keys()
+
+
+@given(manifests, configs)
+def test_the_best_of_all_time_survives_the_rule_after_every_checkpoint(said, config):
+    there = {}
+    for n in sorted(said):
+        there[n] = said[n]
+        there = {m: there[m] for m in commits.kept(there, config, METRIC)}
+    assert commits.best(there, METRIC, config.best_mode) == commits.best(said, METRIC, config.best_mode)
+
+
+@given(st.sets(st.integers(0, 10**13 - 1)))
+def test_names_sort_as_the_numbers_that_they_are(tmp_path_factory, numbers):
+    place = tmp_path_factory.getbasetemp()
+    names = [commits.place(place, n).name for n in sorted(numbers)]
+    assert names == sorted(names) and [int(name) for name in names] == sorted(numbers)
+
+
+def test_what_is_no_checkpoint_is_passed_over(tmp_path):
+    for name in ("0000000000008", "0000000000016", "notes", ".part-1", "0000000000024.set-aside", "-8"):
+        (tmp_path / name).mkdir()
+    assert list(commits.found(tmp_path)) == [8, 16]
+    assert commits.found(tmp_path / "nowhere") == {}
+
+
+def test_what_is_set_aside_replaces_nothing(tmp_path):
+    names = []
+    for text in "abc":
+        (tmp_path / "8").mkdir()
+        (tmp_path / "8" / "x").write_text(text)
+        names.append(commits.set_aside(tmp_path / "8").name)
+    assert names == ["8.set-aside", "8.set-aside-1", "8.set-aside-2"]
+    assert [(tmp_path / name / "x").read_text() for name in names] == list("abc")
+
+
+EVALUATED = {"every": 24, "num_episodes": 2, "greedy": False}
+
+
+@pytest.mark.parametrize(
+    ("settings", "stay"),
+    [
+        ({"every": 8, "keep_last": 1, "best": "none"}, {96}),
+        ({"every": 8, "keep_last": 3, "best": "none"}, {80, 88, 96}),
+        ({"every": 0, "keep_last": 9, "best": "none"}, {0, 96}),
+        ({"every": 16, "keep_last": 1, "keep_every": 40, "best": "none"}, {40, 80, 96}),
+    ],
+)
+def test_a_run_leaves_the_checkpoints_that_its_config_says(tmp_path, settings, stay):
+    config = tiny(12, algorithm=Drift(), logging={"every": 0, "sinks": []}, checkpoint=settings)
+    launch(config, tmp_path / "run", cache=False)
+    place = tmp_path / "run" / "checkpoints"
+    assert set(commits.found(place)) == stay
+    assert sorted(path.name for path in place.iterdir()) == [
+        commits.place(place, n).name for n in sorted(stay)
+    ]
+    for path in commits.found(place).values():
+        checkpoint.verify(path)
+
+
+@pytest.mark.parametrize("mode", ["max", "min"])
+def test_the_best_of_a_run_stays_and_says_of_which_evaluation(tmp_path, mode):
+    settings = {"every": 8, "keep_last": 1, "best_mode": mode}
+    quiet = {"every": 0, "sinks": []}
+    restless = {"algorithm": Drift(learning_rate=30.0), "params": {"push": 0.5}}
+    config = tiny(12, **restless, evaluation=EVALUATED, logging=quiet, checkpoint=settings)
+    ending = launch(config, tmp_path / "run", cache=False)
+    said = commits.manifests(tmp_path / "run" / "checkpoints")
+    means = [float(x) for x in ending.result.history["evaluation"]["return_mean"]]
+    marks = [24, 48, 72, 96]
+    assert len(means) == len(marks)
+    assert len(set(means)) > 1
+    sign = 1 if mode == "max" else -1
+    _, best = max((sign * value, n) for value, n in zip(means, marks, strict=True))
+    assert said.keys() == {best, 96}
+    assert said[best]["best"] == {"metric": METRIC, "value": means[marks.index(best)]}
+
+
+def test_a_run_whose_agent_is_no_longer_finite_keeps_the_last_that_was(tmp_path):
+    finite = {}
+    for keep_last in (2, 99):
+        config = tiny(
+            12,
+            params={"scale": 3e38},  # its square is infinite
+            logging={"every": 0, "sinks": []},
+            checkpoint={"every": 8, "keep_last": keep_last},
+            on_nan="ignore",
+        )
+        launch(config, tmp_path / f"run{keep_last}", cache=False)
+        said = commits.manifests(tmp_path / f"run{keep_last}" / "checkpoints")
+        finite[keep_last] = {n: m["finite"] for n, m in said.items()}
+    last = max(n for n, is_finite in finite[99].items() if is_finite)
+    assert finite[2] == {last: True, 88: False, 96: False}
+
+
+def test_a_checkpoint_is_due_when_the_last_is_older_than_every_minutes(tmp_path, monkeypatch):
+    """A clock that runs a minute ahead at each look; whatever else asks for the time gets it too."""
+    import time
+
+    from jaxtrain import drive
+
+    class Clock:
+        ahead = 0.0
+        perf_counter = staticmethod(time.perf_counter)
+
+        def monotonic(self) -> float:
+            self.ahead += 60.0
+            return time.monotonic() + self.ahead
+
+    reasons = {}
+    for minutes in (0, 3):
+        monkeypatch.setattr(drive, "time", Clock())
+        settings = {"every": 0, "every_minutes": minutes, "keep_last": 99}
+        config = tiny(48, algorithm=Drift(), logging={"every": 0, "sinks": []}, checkpoint=settings)
+        directory = tmp_path / f"run{minutes}"
+        launch(config, directory, cache=False)
+        said = commits.manifests(directory / "checkpoints")
+        reasons[minutes] = [said[n]["reason"] for n in sorted(said)]
+    assert reasons[0] == ["start", "finish"]
+    assert reasons[3][0] == "start" and reasons[3][-1] == "finish"
+    assert set(reasons[3][1:-1]) == {"time"}
