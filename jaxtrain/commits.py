@@ -152,6 +152,11 @@ class Committer:
         self.wait()
         self._job = self._pool.submit(self._commit, env_steps, arrays, lengths, facts, needed)
 
+    def check(self) -> None:
+        """Raise what went wrong with a save that has ended; waits for none."""
+        if self._job is not None and self._job.done():
+            self.wait()
+
     def wait(self) -> None:
         """Return once nothing is left to save.
 

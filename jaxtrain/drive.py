@@ -41,7 +41,7 @@ class Drive:
     """One process's part of a run.
 
     Args:
-      logs: the sinks without whose rows there must be no checkpoint; when one fails, the run ends.
+      log: the sink without whose rows there must be no checkpoint; when it fails, the run ends.
       caught: signals so far, see `signals.listening`.
       facts: for every manifest.
     """
@@ -89,6 +89,7 @@ class Drive:
             pace.took(length, time.perf_counter() - begun)
             clock += length
             self._check_log()
+            self._committer.check()
             reason = self._reason(clock, state)
             if reason is not None:
                 self._commit(clock, state, history, reason)
