@@ -40,7 +40,7 @@ def save(place: Path, arrays: Mapping[str, np.ndarray], facts: Mapping[str, Any]
     """Write a checkpoint that exists once this returns, whole, and not at all before.
 
     Args:
-      place: its directory, absolute; must not exist.
+      place: its directory; must not exist.
       arrays: name -> any shape and dtype.
       facts: what the manifest says besides, as JSON.
 
@@ -153,6 +153,7 @@ def load(place: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
 def _write(place: Path, arrays: Mapping[str, np.ndarray]) -> None:
     import orbax.checkpoint as ocp
 
+    place = place.absolute()  # orbax takes no other
     # Orbax refuses arrays without entries; the manifest alone says what those are.
     held = {_key(i): x for i, x in enumerate(arrays.values()) if x.size}
     try:
@@ -169,6 +170,7 @@ def _write(place: Path, arrays: Mapping[str, np.ndarray]) -> None:
 def _read(place: Path, described: Mapping[str, Any]) -> dict[str, np.ndarray]:
     import orbax.checkpoint as ocp
 
+    place = place.absolute()  # orbax takes no other
     empty = {n: np.zeros(d["shape"], d["dtype"]) for n, d in described.items() if 0 in d["shape"]}
     names = {_key(i): name for i, name in enumerate(described) if name not in empty}
     as_numpy = {key: ocp.RestoreArgs(restore_type=np.ndarray) for key in names}

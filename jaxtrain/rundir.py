@@ -36,7 +36,7 @@ A run of jaxtrain.
 - `lock`: held by the process that runs it
 
     jaxtrain resume .                            # go on, exactly as if nothing had happened
-    jaxtrain resume . --total-env-steps 2000000  # go on for longer
+    jaxtrain resume . --total-env-steps N        # go on for longer
     jaxtrain evaluate .                          # complete episodes with the best policy
     python -c "import jaxtrain; policy = jaxtrain.load_policy('.')"
 """

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import shutil
+from pathlib import Path
 
 import ml_dtypes
 import numpy as np
@@ -177,3 +178,10 @@ def test_a_sealed_manifest_that_is_none_is_damage(tmp_path, text):
     reseal(tmp_path / "one", text)
     with pytest.raises(Damaged):
         checkpoint.load(tmp_path / "one")
+
+
+def test_a_relative_path_is_as_good_as_an_absolute_one(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    held = {"a": np.arange(3.0)}
+    checkpoint.save(Path("one"), held, {})
+    np.testing.assert_array_equal(checkpoint.load(Path("one"))[0]["a"], held["a"])
