@@ -174,7 +174,11 @@ def again(
 ) -> Origin | None:
     """The run that a directory holds, from its newest whole checkpoint; None if there is none to speak of."""
     found = find(place)
-    if found is None and not ((place / rundir.RUN).exists() and (place / rundir.CONFIG).exists()):
+    said, configured = ((place / name).exists() for name in (rundir.RUN, rundir.CONFIG))
+    if configured and not said:  # a run says what it is before it writes its config
+        rule = f"holds a {rundir.CONFIG} that is no run's, which a run would replace; give another"
+        raise ConfigError([Problem(f"directory {str(place)!r}", MISSING, rule)])
+    if found is None and not (said and configured):
         return None
     about = rundir.read_about(place)
     seeds, (config, notes) = Seeds.of(about), reconcile(place, config, _described(events))

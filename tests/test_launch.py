@@ -105,6 +105,13 @@ def test_a_directory_that_holds_a_run_is_refused_and_left_as_it_is(tmp_path):
     assert (tmp_path / "metrics.jsonl").read_text() == "precious\n"
 
 
+def test_a_config_of_the_users_own_is_not_replaced(tmp_path):
+    (tmp_path / "config.yaml").write_text("mine: 1\n")
+    with pytest.raises(jaxtrain.ConfigError, match=r"a config\.yaml that is no run"):
+        launch(tiny(updates=2), tmp_path)
+    assert (tmp_path / "config.yaml").read_text() == "mine: 1\n"
+
+
 def test_a_directory_that_cannot_be_made_is_named_before_anything_compiles(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(jaxtrain.ConfigError, match=r"file/run.*cannot be written \(Not a directory\)"):
