@@ -26,8 +26,14 @@ def learned(state):
 
 def probe(trainer, state, key):
     """Marked in the program by a primitive that nothing else uses."""
-    marked = jax.scipy.special.i1e(jax.random.uniform(key))
-    return state, {"draw": marked, "weights": state.agent["policy"][0], "episodes": state.episodes.finished}
+    draw = jax.random.uniform(key)
+    marked = jnp.sign(jax.scipy.special.i1e(draw))
+    return state, {
+        "draw": draw,
+        "marked": marked,
+        "weights": state.agent["policy"][0],
+        "episodes": state.episodes.finished,
+    }
 
 
 def due(n, updates=12):
