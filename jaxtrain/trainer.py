@@ -37,7 +37,6 @@ from jaxtrain.state import (
 from jaxtrain.types import Key, PyTree, Report
 
 History: TypeAlias = dict[str, dict[str, jax.Array]]  # event -> metric -> [marks, (S,) ...]
-_SHORT = 8  # updates of a scan within a loop of unknown length; the loop's own condition is a halt as well
 Emit: TypeAlias = Callable[[str, jax.Array, Report], None]  # (name, clock, report of all seeds)
 
 
@@ -268,58 +267,69 @@ class Trainer(OneSeed):
     ) -> tuple[TrainState, History | None]:
         """The scan over updates. Its counters are scalars, so no condition in it is batched.
 
-        Where `num_updates` is an i32[] of the program, a loop around short scans, with the same bits: one
-        program then does for every length. It may end early, once every seed has stopped.
+        Where `num_updates` is an i32[] of the program, a loop of stretches from mark to mark, with the same
+        bits: one program then does for every length. It may end early, once every seed has stopped.
         """
         tables = [np.array(self.timetable[event.name], np.int32) for event in self.events]
         # Cursors follow from the clock, so they are no part of the state.
         cursors = jnp.array([jnp.sum(table <= state.clock) for table in tables], jnp.int32)
         marks = [jnp.append(table, -1) for table in tables]  # the end is a mark that no clock equals
-        known = isinstance(num_updates, int)
         end = state.clock + num_updates
         watched = [] if self.config.on_nan == "ignore" else self._watched(state)
         quiet = jnp.zeros((len(watched), *state.status.shape), bool)
 
+        def upcoming(cursors: jax.Array) -> jax.Array:
+            return jnp.array([table[cursors[i]] for i, table in enumerate(marks)], jnp.int32)
+
         def look(state: TrainState, history: History | None, cursors: Any, due: Any, bad: Any) -> Any:
             _tell(emit, state.clock, dict(zip(watched, bad, strict=True)))
+            # When the last seed has stopped, its last reports and those of the end are all that is left.
+            awake = (state.status == RUNNING) | (state.stopped_at == state.clock)
+            told = due & (jnp.any(awake) | (state.clock == self.num_updates))
             for i in range(len(marks)):
 
                 def run(s: TrainState, h: History | None, i: int = i) -> Any:
                     return self._fire(i, s, h, cursors[i], emit)
 
-                state, history = lax.cond(due[i], run, lambda s, h: (s, h), state, history)
+                state, history = lax.cond(told[i], run, lambda s, h: (s, h), state, history)
             return state, history
 
         def body(carry: tuple[Any, ...], _: None) -> tuple[tuple[Any, ...], None]:
             state, history, cursors = carry
-            going = known or state.clock < end
             # In a computation of its own an update has the same bits whatever is around it.
             state, bad = lax.cond(
-                going & jnp.any(state.status == RUNNING),
+                jnp.any(state.status == RUNNING),
                 self._turn,
-                lambda s: (s.replace(clock=s.clock + going), quiet),
+                lambda s: (s.replace(clock=s.clock + 1), quiet),
                 state,
             )
-            due = jnp.array([table[cursors[i]] == state.clock for i, table in enumerate(marks)], bool) & going
-            # When the last seed has stopped, its last reports and those of the end are all that is left.
-            awake = (state.status == RUNNING) | (state.stopped_at == state.clock)
-            told = due & (jnp.any(awake) | (state.clock == self.num_updates))
+            due = upcoming(cursors) == state.clock
             # One condition guards all that is rare: on a GPU each is a halt.
             state, history = lax.cond(
-                told.any() | bad.any(), look, lambda s, h, *_: (s, h), state, history, cursors, told, bad
+                due.any() | bad.any(), look, lambda s, h, *_: (s, h), state, history, cursors, due, bad
             )
             return (state, history, cursors + due), None
 
-        def goes_on(carry: tuple[Any, ...]) -> jax.Array:
-            state = carry[0]
+        def stretch(carry: tuple[Any, ...]) -> tuple[Any, ...]:
+            state, history, cursors = carry
+            ahead = upcoming(cursors)
+            until = jnp.min(ahead, initial=end, where=ahead >= 0)
+            # The loop's own condition is the only one of an update.
+            state, bad = lax.while_loop(
+                lambda c: goes_on(c[0], until) & ~c[1].any(), lambda c: self._turn(c[0]), (state, quiet)
+            )
+            due = ahead == state.clock
+            return (*look(state, history, cursors, due, bad), cursors + due)
+
+        def goes_on(state: TrainState, until: jax.Array) -> jax.Array:
             last = state.clock == self.num_updates - 1
-            return (state.clock < end) & (last | jnp.any(state.status == RUNNING))
+            return (state.clock < until) & (last | jnp.any(state.status == RUNNING))
 
         carry = (state, history, cursors)
-        if known:
+        if isinstance(num_updates, int):
             carry, _ = lax.scan(body, carry, length=num_updates)
         else:
-            carry = lax.while_loop(goes_on, lambda c: lax.scan(body, c, length=_SHORT)[0], carry)
+            carry = lax.while_loop(lambda c: goes_on(c[0], end), stretch, carry)
         return carry[:2]
 
 

@@ -5,6 +5,9 @@ JAX_PLATFORMS=cuda,cpu python -m pytest -m gpu tests/test_gpu.py
 
 from __future__ import annotations
 
+import os
+import signal
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -60,3 +63,34 @@ def test_one_update_agrees_with_the_cpu():
                 agents.append(jax.device_get(jax.jit(trainer.update)(state).agent.params))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4), *agents)
     assert all(jnp.isfinite(x).all() for x in jax.tree.leaves(agents[1]))
+
+
+@pytest.mark.parametrize("num_seeds", [1, 3])
+def test_a_launched_run_ends_in_the_bits_of_train_however_often_it_was_stopped(num_seeds, tmp_path):
+    class Stop:
+        """Sends the signal that a scheduler sends, at the first evaluation that this process makes."""
+
+        def open(self, run): ...
+
+        def write(self, record):
+            if record.name == "evaluation":
+                os.kill(os.getpid(), signal.SIGTERM)
+
+        def flush(self): ...
+
+        def close(self): ...
+
+    given = config(logging={"every": 64 * 32, "sinks": ["jsonlines"]})
+    keys = jax.random.key(0) if num_seeds == 1 else jax.random.split(jax.random.key(0), num_seeds)
+    run = jaxtrain.train if num_seeds == 1 else jax.vmap(jaxtrain.train, (None, 0))
+    starts = 0
+    while (
+        ending := jaxtrain.launch(given, tmp_path / "run", num_seeds=num_seeds, more_sinks=[Stop()])
+    ).signal is not None:
+        starts += 1
+        assert starts < 4
+    assert starts >= 1
+    whole = run(given, keys)
+    clock = ending.result.state.clock  # `vmap` gives every seed one
+    assert differing(ending.result.state, whole.state.replace(clock=clock)) == []
+    assert differing(ending.result.history, whole.history) == []
