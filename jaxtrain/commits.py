@@ -21,6 +21,7 @@ from jaxtrain import checkpoint, disk
 from jaxtrain.checkpoint import Damaged
 from jaxtrain.checkpoint_config import CheckpointConfig
 
+Arrays = Callable[[], Mapping[str, np.ndarray]]
 Facts = Callable[[Mapping[str, np.ndarray]], Mapping[str, Any]]
 
 
@@ -136,7 +137,7 @@ class Committer:
     def submit(
         self,
         env_steps: int,
-        arrays: Mapping[str, Any],
+        arrays: Arrays,
         lengths: Callable[[], Mapping[Path, int]],
         facts: Facts,
         needed: Path | None,
@@ -144,7 +145,7 @@ class Committer:
         """Begin to save; waits for the one before, and raises what went wrong with it.
 
         Args:
-          arrays: name -> array, of which nobody else changes or deletes the memory.
+          arrays: gives name -> array, on the host; called from the thread.
           lengths: see `Door.mark`.
           facts: for the manifest, from the arrays on the host.
           needed: the log without which there must be no checkpoint, for rows would be missing for ever.
@@ -174,7 +175,7 @@ class Committer:
     def _commit(
         self,
         env_steps: int,
-        arrays: Mapping[str, Any],
+        arrays: Arrays,
         lengths: Callable[[], Mapping[Path, int]],
         facts: Facts,
         needed: Path | None,
@@ -187,7 +188,7 @@ class Committer:
                 logs[path.resolve().relative_to(self._run).as_posix()] = size
         if needed is not None and needed.relative_to(self._run).as_posix() not in logs:
             return  # its sink has failed: the run ends at the next boundary, with that error
-        on_host = {name: np.asarray(x) for name, x in arrays.items()}
+        on_host = arrays()
         target = place(self.directory, env_steps)
         manifest = {**facts(on_host), "finite": _finite(on_host), "logs": logs}
         checkpoint.save(target, on_host, manifest)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -20,12 +20,13 @@ from jax.experimental.compilation_cache.compilation_cache import reset_cache
 
 from jaxtrain import build, snapshot
 from jaxtrain.config import Config
+from jaxtrain.packing import Packing
 from jaxtrain.state import TrainState
 from jaxtrain.train import door
 from jaxtrain.trainer import History, Trainer
 from jaxtrain.types import Key
 
-Advance = Callable[[TrainState, History, int], tuple[TrainState, History]]
+SMALL = 65_536  # entries of an array that is not copied by itself: each copy to the host is a halt
 
 
 class Compiled:
@@ -66,7 +67,14 @@ class Compiled:
         one = jax.ShapeDtypeStruct((), jnp.int32)
         lowered = jax.jit(advance, donate_argnums=(1, 2)).lower(self._config, *shapes, self._run, one)
         self._advance = lowered.compile()
-        self._copy = jax.jit(snapshot.arrays).lower(*shapes).compile()
+        named = jax.eval_shape(snapshot.arrays, *shapes)
+        self._names, self._packing = list(named), Packing(list(named.values()), SMALL)
+
+        def copy(state: TrainState, history: History) -> list[jax.Array]:
+            found = snapshot.arrays(state, history)
+            return self._packing.pack([found[name] for name in self._names])
+
+        self._copy = jax.jit(copy).lower(*shapes).compile()
 
     def start(self) -> tuple[TrainState, History]:
         """A fresh state and history, startup events fired."""
@@ -84,9 +92,14 @@ class Compiled:
                 state, history = self._advance(self._config, state, history, self._run, np.int32(1))
         return state, history
 
-    def copy(self, state: TrainState, history: History) -> Mapping[str, jax.Array]:
-        """See `snapshot.arrays`; returns before it is done."""
-        return self._copy(state, history)
+    def copy(self, state: TrainState, history: History) -> Callable[[], dict[str, np.ndarray]]:
+        """Begin to copy on the device, into memory that `advance` leaves alone.
+
+        Returns:
+          A function that waits for the copies and brings them to the host by name, from any thread.
+        """
+        packed = self._copy(state, history)
+        return lambda: dict(zip(self._names, self._packing.unpack(packed), strict=True))
 
 
 # Where XLA keeps which kernels were the fastest, inside of JAX's cache directory; JAX's name for it.

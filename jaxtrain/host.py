@@ -12,7 +12,6 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import logging
-import math
 import time
 import warnings
 from collections.abc import Callable, Sequence
@@ -21,11 +20,11 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.experimental import io_callback
 
 from jaxtrain.lane import Lane
+from jaxtrain.packing import Packing
 from jaxtrain.types import Record, RunInfo, Sink
 
 SMALL = 1024  # entries of an array that is worth packing
@@ -62,36 +61,16 @@ def emit(run: jax.Array, clock: jax.Array, values: dict[str, jax.Array], *, name
       values: small arrays, [S, ...] if `seeds`, else [...]: the door adds the axis.
       name: the event's.
     """
-    packed, unpack = _pack([run, clock, *values.values()])
+    # Sixteen scalars one by one took eight times as long as in one array (CPU; on a GPU each is a transfer).
+    packing = Packing([run, clock, *values.values()], SMALL)
 
     def receive(*packed: Any) -> None:
         def act(door: Door, clock: Any, *rest: Any) -> None:
             door.on_record(clock, dict(zip(values, rest, strict=True)), name=name, seeds=seeds)
 
-        _call(act, lambda: unpack(packed))
+        _call(act, lambda: packing.unpack(packed))
 
-    io_callback(receive, None, *packed, ordered=True)
-
-
-def _pack(values: Sequence[jax.Array]) -> tuple[list[jax.Array], Callable[[Sequence[Any]], list[np.ndarray]]]:
-    """Small arrays end to end, one array a dtype, and the way back: a call costs by how many there are.
-
-    Sixteen scalars one by one took eight times as long as in one array (CPU; on a GPU each is a transfer).
-    """
-    groups: dict[Any, list[int]] = {}
-    for i, x in enumerate(values):
-        groups.setdefault(x.dtype if x.size <= SMALL else i, []).append(i)
-    shapes = [x.shape for x in values]
-
-    def unpack(packed: Sequence[Any]) -> list[np.ndarray]:
-        found: dict[int, np.ndarray] = {}
-        for array, group in zip(packed, groups.values(), strict=True):
-            ends = np.cumsum([math.prod(shapes[i]) for i in group])
-            for i, part in zip(group, np.split(np.asarray(array), ends[:-1]), strict=True):
-                found[i] = part.reshape(shapes[i])
-        return [found[i] for i in range(len(shapes))]
-
-    return [jnp.concatenate([values[i].reshape(-1) for i in group]) for group in groups.values()], unpack
+    io_callback(receive, None, *packing.pack([run, clock, *values.values()]), ordered=True)
 
 
 def wait() -> None:

@@ -205,11 +205,11 @@ def replay(
     with compilation_cache(True, Path(directory)):  # on a GPU, with the very kernels of the run
         compiled = Compiled(saved.trainer.config, events, saved.seeds.keys(), run=0)
     state, history = compiled.advance(saved.state, saved.history, after["update"] - before["update"])
-    again = compiled.copy(state, history)
+    again = compiled.copy(state, history)()
     comparable = [
         name
         for name in after["arrays"]
         if name.startswith("state") or list(again[name].shape) == after["arrays"][name]["shape"]
     ]
-    differing = (n for n in comparable if checkpoint.described(np.asarray(again[n])) != after["arrays"][n])
+    differing = (n for n in comparable if checkpoint.described(again[n]) != after["arrays"][n])
     return before["env_steps"], after["env_steps"], next(differing, None)

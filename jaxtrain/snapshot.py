@@ -30,9 +30,9 @@ def names(tree: PyTree, root: str) -> list[tuple[str, Any]]:
 
 
 def arrays(state: TrainState, history: History) -> dict[str, jax.Array]:
-    """Copies on the device, that stay as they are when the program goes on in the memory of `state`."""
+    """Every leaf by its name."""
     return {
-        name: jnp.copy(jax.random.key_data(x) if _is_key(x) else x)
+        name: jax.random.key_data(x) if _is_key(x) else x
         for name, x in (*names(state, "state"), *names(history, "history"))
     }
 

@@ -29,6 +29,7 @@ LAYERS = (
         "checkpoint_config",
         "config",
         "lane",
+        "packing",
     },
     {"disk", "signals"},
     {
