@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from jaxtrain import fields
 
-NONE = "none"  # of `best`: keep none for its metric
-BEST = "evaluation/return_mean"  # what `best` is where it is unset and there are evaluations
+AUTO = "auto"  # of `best`: that of `BEST` if there are evaluations
+BEST = "evaluation/return_mean"
 
 
 @fields.config
@@ -26,7 +26,7 @@ class CheckpointConfig:
         0, low=0, help="env steps: the first at or behind each multiple stays for ever"
     )
     best: str | None = fields.text(
-        None, help=f"metric whose best checkpoint stays; unset: {BEST}, if evaluated; {NONE}"
+        AUTO, optional=True, help=f"metric whose best checkpoint stays; {AUTO}: {BEST}, if evaluated; or none"
     )
     best_mode: str = fields.choice("max", ("max", "min"), help="whether more of it is better, or less")
     reaction_seconds: int = fields.integer(

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from jaxtrain import commits, host, rundir
-from jaxtrain.checkpoint_config import BEST, NONE
+from jaxtrain.checkpoint_config import AUTO, BEST
 from jaxtrain.compiled import Compiled
 from jaxtrain.config import Config
 from jaxtrain.reading import ConfigError, Problem, nearest
@@ -163,9 +163,9 @@ class Drive:
 def best_metric(trainer: Trainer) -> str | None:
     """The metric whose best checkpoint stays; None for none."""
     config: Config = trainer.config
-    if config.checkpoint.best is None:
+    if config.checkpoint.best == AUTO:
         return BEST if config.interval("evaluation") else None
-    return None if config.checkpoint.best == NONE else config.checkpoint.best
+    return config.checkpoint.best
 
 
 def check_metric(metric: str | None, metrics: Mapping[str, Any]) -> None:

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import jaxtrain
-from jaxtrain.drive import Pace
+from jaxtrain.drive import Pace, best_metric
 from jaxtrain.launch import launch
 from tests.helpers import differing, tiny
 
@@ -95,6 +95,20 @@ def test_a_metric_that_the_run_has_not_cannot_be_the_best(tmp_path):
     config = tiny(updates=2, checkpoint={"best": "train/los"})
     with pytest.raises(jaxtrain.ConfigError, match=r"checkpoint.best = 'train/los': no such.*'train/loss'"):
         launch(config, tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    ("best", "evaluations", "metric"),
+    [
+        ("auto", 12, "evaluation/return_mean"),
+        ("auto", 0, None),
+        ("none", 12, None),
+        ("train/loss", 0, "train/loss"),
+    ],
+)
+def test_the_best_checkpoint_is_by_the_metric_asked_for_or_by_none(best, evaluations, metric):
+    trainer = jaxtrain.Trainer(tiny(checkpoint={"best": best}, evaluation={"every": evaluations}))
+    assert best_metric(trainer) == metric
 
 
 def test_a_directory_that_holds_a_run_is_refused_and_left_as_it_is(tmp_path):
