@@ -50,12 +50,13 @@ class Policy:
     def __init__(self, saved: Saved) -> None:
         self.env_steps: int = saved.manifest["env_steps"]  # done when it was saved
         self.seed = saved.seeds.all[0]
-        act = saved.trainer.policy(saved.state)
-        self._greedy = jax.jit(lambda obs: act(obs))
-        self._sampled = jax.jit(lambda obs, key: act(obs, key, greedy=False))
+        self._act = jax.jit(saved.trainer.policy(saved.state))
 
     def __call__(self, obs: PyTree, key: Key | None = None) -> jax.Array:
-        return self._greedy(obs) if key is None else self._sampled(obs, key)
+        return self._act(obs, key)
+
+    def __repr__(self) -> str:
+        return f"Policy(env_steps={self.env_steps}, seed={self.seed})"
 
 
 def load_policy(
@@ -97,12 +98,15 @@ def evaluate_saved(
       ConfigError: see `load_policy`.
     """
     saved = open_saved(directory, which, config=config, events=events)
-    saved = saved if seed is None else one_seed(saved, seed)
+    one = saved if seed is None else one_seed(saved, seed)
     settings: EvaluationConfig = saved.trainer.config.evaluation
     if num_episodes is not None:
         settings = dataclasses.replace(settings, num_episodes=num_episodes)
+    # All seeds even for one: alone its roundings would be others, and so in the end its episodes.
     report = jax.jit(lambda state: saved.trainer.evaluate(state, settings=settings))(saved.state)
-    return saved, {name: np.asarray(value) for name, value in report.items()}
+    of_all = {name: np.asarray(value) for name, value in report.items()}
+    index = ... if one is saved or saved.seeds.count == 1 else saved.seeds.all.index(one.seeds.all[0])
+    return one, {name: values[index] for name, values in of_all.items()}
 
 
 def open_saved(

@@ -153,11 +153,13 @@ class Trainer(OneSeed):
         return self.algorithm.value(self.spec, state.agent, obs)
 
     def policy(self, state: TrainState) -> Callable[..., jax.Array]:
-        """The policy of one seed: `policy(obs, key=None, greedy=True) -> action`, any leading axes."""
+        """The policy of one seed: `policy(obs, key=None) -> action`, any leading axes.
 
-        def policy(obs: PyTree, key: Key | None = None, greedy: bool = True) -> jax.Array:
-            if key is None and not greedy:
-                raise ValueError("policy: greedy=False draws an action, so it needs a key")
+        Without a key the most probable action, with one a sampled action.
+        """
+
+        def policy(obs: PyTree, key: Key | None = None) -> jax.Array:
+            greedy = key is None
             key = jax.random.key(0) if key is None else as_key(key)  # a greedy action draws nothing
             memory = self.algorithm.memory(self.spec)
             return self.algorithm.act(self.spec, state.agent, obs, memory, key, greedy=greedy).action

@@ -51,6 +51,9 @@ def test_an_evaluation_of_a_checkpoint_gives_the_number_that_was_logged_when_it_
         for env_steps, logged in evaluations(ending).items():
             _, report = evaluate_saved(ending.directory, env_steps, config=config)
             np.testing.assert_array_equal(report["return_mean"], np.float32(logged))
+    for env_steps, logged in evaluations(three).items():
+        _, report = evaluate_saved(three.directory, env_steps, seed=1, config=config)
+        np.testing.assert_array_equal(report["return_mean"], np.float32(logged[1]))
 
 
 def test_the_best_checkpoint_is_that_of_the_best_evaluation(single, three, config):
@@ -68,7 +71,7 @@ def test_a_policy_acts_as_the_agent_it_was_saved_from(three, config):
         assert policy.seed == index and policy.env_steps == config.total_env_steps
         np.testing.assert_array_equal(policy(obs), agent(obs))
         key = jax.random.key(2)
-        np.testing.assert_array_equal(policy(obs, key), agent(obs, key, greedy=False))
+        np.testing.assert_array_equal(policy(obs, key), agent(obs, key))
         assert policy(obs[0, 0]).shape == ()
 
 
@@ -85,7 +88,7 @@ def test_a_saved_policy_normalises_as_the_agent_did(tmp_path):
     obs = 100.0 * jax.random.normal(jax.random.key(1), (64, 1))
     act = jaxtrain.Trainer(config).policy(ending.result.state)
     key = jax.random.key(0)
-    np.testing.assert_array_equal(policy(obs, key), act(obs, key, greedy=False))
+    np.testing.assert_array_equal(policy(obs, key), act(obs, key))
 
 
 @pytest.mark.parametrize(

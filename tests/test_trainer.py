@@ -139,7 +139,7 @@ def test_greedy_is_the_most_probable_action_and_otherwise_one_is_drawn():
     obs = jnp.linspace(-1, 1, 256)[:, None]
     act = trainer.policy(state)
     np.testing.assert_array_equal(act(obs), (obs @ state.agent["policy"]).argmax(-1))
-    drawn = act(jnp.broadcast_to(obs[:1], (4000, 1)), keys(1)[0], greedy=False)
+    drawn = act(jnp.broadcast_to(obs[:1], (4000, 1)), keys(1)[0])
     expected = jax.nn.softmax(obs[0] @ state.agent["policy"])[1]
     assert abs(drawn.mean() - expected) < 4 * np.sqrt(expected * (1 - expected) / 4000)
     assert all(a["return_mean"] != b["return_mean"] for a, b in zip(report[True], report[False], strict=True))
@@ -182,8 +182,7 @@ def test_policy_and_value_take_any_leading_axes(algorithm):
     assert value.shape == action.shape == (2, 3)
     np.testing.assert_allclose(trainer.value(state, obs[1, 2]), value[1, 2], rtol=1e-6)
     np.testing.assert_array_equal(trainer.policy(state)(obs[1, 2]), action[1, 2])
-    with pytest.raises(ValueError, match="needs a key"):
-        trainer.policy(state)(obs, greedy=False)
+    assert trainer.policy(state)(obs, jax.random.key(2)).shape == (2, 3)
 
 
 # ---- keys
