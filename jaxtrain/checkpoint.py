@@ -25,10 +25,9 @@ from typing import Any
 
 import numpy as np
 
-from jaxtrain.disk import fsync, fsync_tree
+from jaxtrain.disk import PART, fsync, fsync_tree
 
 FORMAT = 1
-PART = ".part-"  # how names of unfinished ones begin
 _MANIFEST, _DIGEST, _ARRAYS = "manifest.json", "manifest.sha256", "arrays"
 
 

@@ -106,12 +106,6 @@ def set_aside(path: Path) -> Path:
     return aside
 
 
-def sweep(directory: Path) -> None:
-    """Remove what a killed process left unfinished."""
-    for path in directory.glob(f"{checkpoint.PART}*"):
-        shutil.rmtree(path, ignore_errors=True)
-
-
 class Committer:
     """Saves checkpoints in a thread of its own, one after the other, while training goes on.
 
@@ -197,7 +191,7 @@ class Committer:
         said = manifests(self.directory)
         for env_steps in said.keys() - kept(said, self._settings, self._metric):
             # Under another name first: what is half deleted must not look like a checkpoint.
-            doomed = self.directory / f"{checkpoint.PART}{env_steps}"
+            doomed = self.directory / f"{disk.PART}{env_steps}"
             os.rename(place(self.directory, env_steps), doomed)
             shutil.rmtree(doomed)
         self.written.append(time.perf_counter() - begun)

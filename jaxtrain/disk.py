@@ -6,8 +6,11 @@ In: paths and texts. Out: files. Knows nothing of what they hold.
 from __future__ import annotations
 
 import os
+import shutil
 import uuid
 from pathlib import Path
+
+PART = ".part-"  # how names of what is not finished begin
 
 
 def fsync(path: Path) -> None:
@@ -31,7 +34,7 @@ def write(path: Path, text: str) -> None:
     Raises:
       OSError: naming the path; nothing is left behind.
     """
-    part = path.with_name(f".part-{uuid.uuid4().hex[:8]}")
+    part = path.with_name(f"{PART}{uuid.uuid4().hex[:8]}")
     try:
         part.write_text(text, encoding="utf-8")
         fsync(part)
@@ -49,3 +52,12 @@ def cut(path: Path, length: int) -> None:
         if file.seek(0, os.SEEK_END) > length:
             file.truncate(length)
             os.fsync(file.fileno())
+
+
+def sweep(directory: Path) -> None:
+    """Remove what a killed process left unfinished in a directory."""
+    for path in directory.glob(f"{PART}*"):
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)

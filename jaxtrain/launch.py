@@ -12,14 +12,14 @@ import platform
 import warnings
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 import jax
 import numpy as np
 
-from jaxtrain import build, commits, host, rundir, signals, sinks
+from jaxtrain import build, commits, disk, host, rundir, signals, sinks
 from jaxtrain.compiled import Compiled, compilation_cache, keep_tuning
 from jaxtrain.config import Config, dump
 from jaxtrain.drive import Drive, best_metric, check_metric
@@ -42,7 +42,7 @@ _log = logging.getLogger("jaxtrain")
 class Ending:
     """How a run ended."""
 
-    result: Result
+    result: Result = field(repr=False)
     directory: Path
     resumed_at: int | None  # env steps of the checkpoint that it went on from; None for a fresh start
     checkpoint: Path | None  # the newest
@@ -145,8 +145,14 @@ def _run(
         stack.callback(committer.close)
         try:
             if begin is not None and resumed_at == config.total_env_steps:
-                state, history = begin  # nothing is left to do
+                _log.info("%s has done its %s env steps: nothing is left to do", run.path, f"{resumed_at:,}")
+                state, history = begin
             else:
+                if resumed_at is not None:
+                    _log.info(
+                        "going on from %s of %s env steps", f"{resumed_at:,}", f"{config.total_env_steps:,}"
+                    )
+                _log.info("compiling")
                 compiled = Compiled(config, events, origin.seeds.keys(), outlet.id, fresh=begin is None)
                 keep_tuning(run.path)
                 clock = 0 if begin is None else int(begin[0].clock)
@@ -215,7 +221,8 @@ def _settle(run: RunDirectory, origin: Origin) -> dict[str, Any]:
     for path, why in (origin.own.bad if origin.own else {}).items():
         aside = commits.set_aside(path)
         _warn(f"checkpoint {path.name} is damaged: {why}. Going on from an older one; it is now {aside.name}")
-    commits.sweep(place)
+    disk.sweep(run.path)
+    disk.sweep(place)
     before = origin.own.manifest if origin.own else {}
     for sentence in rewind(run.path, before.get("logs", {})):
         _warn(sentence)

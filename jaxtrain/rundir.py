@@ -33,6 +33,7 @@ A run of jaxtrain.
 - `checkpoints/ENV_STEPS/`: all of the state; `sha256sum -c manifest.sha256` in one checks its manifest,
   `jaxtrain verify .` checks all there is
 - `autotune/`: on a GPU, which kernels were chosen: with others the bits would differ
+- `checkpoints/*.set-aside`: one that was found damaged; nothing reads it again
 - `lock`: held by the process that runs it
 
     jaxtrain resume .                            # go on, exactly as if nothing had happened
@@ -41,6 +42,7 @@ A run of jaxtrain.
     python -c "import jaxtrain; policy = jaxtrain.load_policy('.')"
 """
 _HELD = (RUN, CONFIG, LOG, CHECKPOINTS)  # what tells a run's directory from another
+_LATER = ("tensorboard", "wandb", "autotune")  # what a run has only with those, and writes and deletes in
 _FLAGS = ("JAX_", "XLA_", "CUDA_VISIBLE_DEVICES", "NVIDIA_TF32_OVERRIDE", "TF_CPP_")
 _SECRET = re.compile(r"KEY|TOKEN|SECRET|PASSWORD|CREDENTIAL", re.I)
 
@@ -61,6 +63,7 @@ class RunDirectory:
             raise self._refuse(path, "needs a path without NUL")
         self.path = Path(path)
         self._lock: IO[str] | None = None
+        self._made = not self.path.exists()
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             self.path = self.path.resolve()
@@ -73,6 +76,10 @@ class RunDirectory:
                     raise self._refuse(path, f"has {name}, which should be {kind}")
             for part in (self.path / "tensorboard").glob("*"):  # with single seeds it has directories
                 inside(self.path, part.relative_to(self.path).as_posix())
+            foreign = [name for name in _LATER if not self.holds_run and (self.path / name).exists()]
+            if foreign:
+                rule = f"holds {foreign[0]}/, which is no run's, and which a run would write to; give another"
+                raise self._refuse(path, rule)
             self._acquire()
         except UnicodeEncodeError:
             raise self._refuse(path, "needs a path that the file system can encode") from None
@@ -81,18 +88,20 @@ class RunDirectory:
 
     def _acquire(self) -> None:
         # The kernel lets go of it when the process ends, however that comes about: no lock is ever stale.
-        lock = (self.path / "lock").open("a+", encoding="utf-8")
         deadline = time.monotonic() + 5
         while True:
+            lock = (self.path / "lock").open("a+", encoding="utf-8")
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
+                if _is_at(lock, self.path / "lock"):
+                    break
+                lock.close()  # one that was refused has taken it away in between
             except BlockingIOError:
                 # Who holds it since an instant has not said so yet; and to look who does is to share it.
                 time.sleep(0.05)
                 owner = owner_of(self.path)
+                lock.close()
                 if owner is not None or time.monotonic() > deadline:
-                    lock.close()
                     rule = f"is in use by {owner or 'another process'}; wait for its end or stop it"
                     raise self._refuse(self.path, rule) from None
         self._lock = lock
@@ -111,11 +120,15 @@ class RunDirectory:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *error: object) -> None:
+    def __exit__(self, kind: object, error: object, trace: object) -> None:
+        if isinstance(error, ConfigError) and [p.name for p in self.path.iterdir()] == ["lock"]:
+            (self.path / "lock").unlink()  # a request that was refused leaves nothing behind
+            if self._made:
+                self.path.rmdir()
         self.release()
 
     def release(self) -> None:
-        """Let others have it. The lock's file stays: to delete it would let two processes in."""
+        """Let others have it. The lock's file stays, for those who wait for it."""
         if self._lock is not None:
             self._lock.close()
             self._lock = None
@@ -134,6 +147,14 @@ class RunDirectory:
             disk.write(self.path / "README.md", README)
 
 
+def _is_at(file: IO[str], path: Path) -> bool:
+    """Whether an open file is the one that a path leads to."""
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+    except FileNotFoundError:
+        return False
+
+
 def read_about(path: Path) -> dict[str, Any]:
     """What `run.json` says.
 
@@ -145,6 +166,9 @@ def read_about(path: Path) -> dict[str, Any]:
         if not isinstance(about, dict) or not isinstance(about.get("starts"), list):
             raise ValueError("is not that of a run")
         return about
+    except FileNotFoundError:
+        missing = f"{RUN} in it" if path.is_dir() else "such directory"
+        rule = f"holds no run: there is no {missing}"
     except OSError as error:
         rule = f"holds no run that can be read: {RUN}: {error.strerror}"
     except ValueError as error:

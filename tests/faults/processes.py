@@ -25,7 +25,7 @@ from typing import Any
 
 import jax
 
-from jaxtrain import Config, checkpoint, commits, fields
+from jaxtrain import Config, checkpoint, commits, disk, fields
 from jaxtrain.types import Collect, Metrics, PyTree, Spec
 from tests.helpers import Reinforce
 
@@ -171,7 +171,7 @@ class Watch:
         return max(commits.found(self.directory / "checkpoints"), default=-1)
 
     def _unfinished(self) -> set[str]:
-        return {path.name for path in (self.directory / "checkpoints").glob(f"{checkpoint.PART}*")}
+        return {path.name for path in (self.directory / "checkpoints").glob(f"{disk.PART}*")}
 
     def place(self) -> str:
         """What a process of this start is at, by what it has left in the directory."""
@@ -223,4 +223,4 @@ def points(directory: Path) -> dict[str, list[tuple[int, float]]]:
 
 def left_over(directory: Path) -> list[str]:
     """Names of what a finished run must not leave: unfinished files and directories."""
-    return sorted(path.name for path in directory.rglob(f"{checkpoint.PART}*"))
+    return sorted(path.name for path in directory.rglob(f"{disk.PART}*"))

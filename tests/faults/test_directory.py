@@ -207,6 +207,36 @@ def test_the_owner_is_named_while_it_runs_and_its_lock_is_free_after_kill_9(tmp_
     assert rundir.owner_of(directory) is None
 
 
+def test_a_lock_that_was_taken_away_before_it_was_locked_is_made_anew(tmp_path, monkeypatch):
+    """A process that was refused takes its lock with it, while another may have opened that file."""
+    flock, asked = rundir.fcntl.flock, []
+
+    def too_late(file, how):
+        if not asked:
+            (tmp_path / "lock").unlink()
+        asked.append(how)
+        flock(file, how)
+
+    monkeypatch.setattr(rundir.fcntl, "flock", too_late)
+    with rundir.RunDirectory(tmp_path):
+        assert len(asked) == 2
+        assert rundir.owner_of(tmp_path).startswith(f"process {os.getpid()} on ")
+
+
+@pytest.mark.parametrize("name", ["tensorboard", "wandb", "autotune"])
+def test_a_directory_that_has_what_a_run_would_write_to_is_refused_and_left_as_it_is(tmp_path, name):
+    mine = tmp_path / "run" / name / "events.out.tfevents.1.mine"
+    mine.parent.mkdir(parents=True)
+    mine.write_text("precious")
+    (tmp_path / "run" / "slurm-1.out").write_text("what a scheduler writes is in nobody's way")
+    with pytest.raises(ConfigError, match=f"holds {name}/, which is no run's"):
+        launch(config_of(4), tmp_path / "run")
+    assert {path.name for path in (tmp_path / "run").iterdir()} == {"slurm-1.out", name}
+    assert mine.read_text() == "precious"
+    shutil.rmtree(mine.parent)
+    assert launch(config_of(4), tmp_path / "run").signal is None
+
+
 def probing(directory, until):
     """Ask again and again who holds a directory."""
     while time.time() < until:
