@@ -45,8 +45,9 @@ def draw(directory: Path, out: Path, title: str) -> None:
     for name, (steps, values) in read(directory).items():
         middle = middle_mean(values)
         marker = "" if name.startswith("training") else "o"
-        (line,) = axes.plot(steps, middle, marker=marker, markersize=3, linewidth=1.8, label=name)
-        if values.shape[1] > 1:
+        many = f", interquartile mean of {values.shape[1]} seeds" if values.shape[1] > 1 else ""
+        (line,) = axes.plot(steps, middle, marker=marker, markersize=3, linewidth=1.8, label=name + many)
+        if many:
             low, high = np.nanpercentile(values, (25, 75), axis=1)
             axes.fill_between(steps, low, high, color=line.get_color(), alpha=0.2, linewidth=0)
             if marker:

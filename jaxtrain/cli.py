@@ -8,9 +8,13 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import logging
 import sys
-from collections.abc import Sequence
+import warnings
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import jaxtrain
 from jaxtrain import commands
@@ -23,8 +27,8 @@ A field of the config is set by its name with dashes, after the file:
   jaxtrain train experiments/cartpole_ppo.yaml --algorithm.learning-rate 3e-4 --env.num-envs 128
 
 exit codes: 0 done, 2 a request that cannot be met (nothing was run or changed), 1 a failure (a seed whose
-metrics are not finite, a log or a checkpoint that could not be written, a damaged checkpoint), 130 and 143
-stopped by SIGINT and SIGTERM, saved
+metrics are not finite, a log or a checkpoint that could not be written, a damaged checkpoint that `verify`
+finds), 130 and 143 stopped by SIGINT and SIGTERM, saved
 """
 
 
@@ -34,6 +38,35 @@ def main(arguments: Sequence[str] | None = None) -> int:
     sys.path.insert(0, str(Path.cwd()))  # `package.module:name` of the user's own
     parser = _parser()
     options, rest = parser.parse_known_args(arguments)
+    with _messages():
+        return _run(options, rest)
+
+
+@contextmanager
+def _messages() -> Generator[None]:
+    """What the library logs and warns of, as lines on standard error."""
+    logger, handler = logging.getLogger("jaxtrain"), logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("jaxtrain: %(message)s"))
+    level, propagate, plain = logger.level, logger.propagate, warnings.formatwarning
+
+    def as_line(message: Warning | str, category: type[Warning], *rest: Any) -> str:
+        ours = str(message).startswith("jaxtrain: ")
+        return f"{message}\n" if ours else plain(message, category, *rest)
+
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    logger.propagate = False  # some library gives the root a handler, and every line would come twice
+    warnings.formatwarning = as_line
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)
+        logger.propagate = propagate
+        warnings.formatwarning = plain
+
+
+def _run(options: argparse.Namespace, rest: Sequence[str]) -> int:
     try:
         if options.command == "list":
             if rest:
@@ -46,6 +79,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return getattr(commands, options.command)(options)
         if options.command == "resume":
             return commands.resume(_overrides(rest), options)
+        if Path(options.file).is_dir():
+            rule = f"is a directory; to go on with the run in it: jaxtrain resume {options.file}"
+            raise ConfigError([Problem(options.file, MISSING, rule)])
         config = jaxtrain.load_config(options.file, _overrides(rest))
         if options.command == "plan":
             from jaxtrain.plan import plan
@@ -110,7 +146,9 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument(
         "--which", default="best", metavar="WHICH", help="best (default), last, or env steps"
     )
-    evaluate.add_argument("--seed", type=_whole(0), metavar="I", help="one of several, default all")
+    evaluate.add_argument(
+        "--seed", type=_whole(0), metavar="I", help="one of several, by its number from 0, default all"
+    )
     evaluate.add_argument("--num-episodes", type=_whole(1), metavar="N", help="default: as in the run")
     verify = add("verify", "check every checkpoint of a run", "DIR [--replay]")
     verify.add_argument("directory", metavar="DIR", help="of the run")

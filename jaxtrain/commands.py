@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from jaxtrain import rundir
 from jaxtrain.config import Config
 from jaxtrain.reading import MISSING, ConfigError, Problem
 from jaxtrain.resume import stored_config
@@ -31,8 +32,11 @@ def train(config: Config, options: argparse.Namespace) -> int:
 def resume(overrides: list[str], options: argparse.Namespace) -> int:
     """Go on with a run, or with some of its seeds in another directory."""
     source = Path(options.directory)
-    if not source.is_dir():
-        raise ConfigError([Problem(f"directory {options.directory!r}", MISSING, "is none")])
+    rundir.read_about(source)  # says so if there is none
+    fixed = [o for o in overrides if o.partition("=")[0] in ("seed", "num_seeds")]
+    if fixed:
+        rule = f"the run in {options.directory} keeps its seeds; others are another run, in another directory"
+        raise ConfigError([Problem(fixed[0], MISSING, rule)])
     config = stored_config(source, overrides)
     if (options.seeds is None) != (options.out is None):
         rule = "--seeds and --out go together: a run of fewer seeds has a directory and a log of its own"
@@ -53,8 +57,6 @@ def _launch(config: Config, directory: Path, **given: Any) -> int:
         if isinstance(error, OSError):
             print(f"jaxtrain: the last checkpoint is whole; jaxtrain resume {directory}", file=sys.stderr)
         return 1
-    for loss in ending.losses:
-        print(f"jaxtrain: {loss}", file=sys.stderr)
     for seed in ending.non_finite:
         print(
             f"jaxtrain: seed {seed} stopped: a metric was not finite; see `non_finite` in the log. Its last "
@@ -75,16 +77,19 @@ def runs(options: argparse.Namespace) -> int:
     """A line for every run below a directory."""
     from jaxtrain.runs import rows
 
+    if not Path(options.root).is_dir():
+        raise ConfigError([Problem(f"directory {options.root!r}", MISSING, "there is no such directory")])
     found = rows(options.root)
     if not found:
         print(f"no runs in {options.root}")
         return 0
     width = max(3, *(len(str(row.path)) for row in found))
-    print(f"{'run':<{width}}  {'state':<10}  {'done':>5}  {'env steps':>15}  {'return':>10}  started")
+    head = f"{'state':<10}  {'done':>5}  {'env steps':>15}  {'last return':>23}  last start"
+    print(f"{'run':<{width}}  {head}")
     for row in found:
-        last = "" if row.last_return is None else f"{row.last_return:,.1f}"
+        last = "" if row.last_return is None else f"{row.last_return:,.1f} ({row.return_of})"
         done = f"{row.progress:>5.0%}  {row.env_steps:>15,}"
-        print(f"{row.path!s:<{width}}  {row.state:<10}  {done}  {last:>10}  {row.started}")
+        print(f"{row.path!s:<{width}}  {row.state:<10}  {done}  {last:>23}  {row.started}")
     return 0
 
 
@@ -94,13 +99,17 @@ def evaluate(options: argparse.Namespace) -> int:
 
     which = int(options.which) if options.which.isdecimal() else options.which
     saved, report = evaluate_saved(options.directory, which, options.seed, num_episodes=options.num_episodes)
-    print(f"checkpoint    {saved.manifest['env_steps']:,} env steps ({which})")
-    logged = saved.manifest["metrics"]
+    env_steps, trainer = saved.manifest["env_steps"], saved.trainer
+    per = trainer.env_steps_per_update
+    marks = [per * update for update in trainer.timetable.get("evaluation", ()) if per * update <= env_steps]
+    logged = f"logged at {marks[-1]:,}" if marks else ""
+    print(f"checkpoint    {env_steps:,} env steps ({which})")
+    print(f"{'':<14}{'now':<12}{logged:<26}{'each seed' if saved.seeds.count > 1 else ''}".rstrip())
     for name, values in report.items():
-        each = "" if values.ndim == 0 else f"  [{', '.join(f'{v:g}' for v in values)}]"
-        then = logged.get(f"evaluation/{name}")
-        same = "" if then is None or options.seed is not None else f"  (last logged: {then:g})"
-        print(f"{name:<14}{np.mean(values):g}{same}{each}")
+        each = "" if values.ndim == 0 else ", ".join(f"{v:g}" for v in values)
+        then = saved.state.metrics.get(f"evaluation/{name}") if marks else None
+        before = "" if then is None else f"{np.mean(then):g}"
+        print(f"{name:<14}{np.mean(values):<12g}{before:<26}{each}".rstrip())
     return 0
 
 
@@ -113,6 +122,8 @@ def verify(options: argparse.Namespace) -> int:
         print(f"{path.name}  {'whole' if problem is None else problem}")
     if not found:
         print("no checkpoint yet")
+    for path in sorted((Path(options.directory) / rundir.CHECKPOINTS).glob("*.set-aside*")):
+        print(f"{path.name}  was found damaged when the run went on; nothing reads it")
     bad = not found or any(problem is not None for problem in found.values())
     if options.replay:
         begun = time.monotonic()

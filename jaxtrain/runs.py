@@ -28,7 +28,8 @@ class Row:
     state: str  # running, finished, stopped, killed, failed, unreadable
     env_steps: int  # done, as far as the log goes
     total_env_steps: int
-    last_return: float | None  # mean over seeds: the last evaluation's, or that of training
+    last_return: float | None  # mean over seeds: of the last evaluation, or else of training
+    return_of: str  # "evaluation" or "training"
     checkpoint: int | None  # env steps of the newest
     started: str
 
@@ -48,11 +49,11 @@ def _row(path: Path) -> Row:
         start = rundir.read_about(path)["starts"][-1]
         total = int(files.read(path / rundir.CONFIG)["total_env_steps"])
         checkpoint = max(commits.found(rundir.inside(path, rundir.CHECKPOINTS)), default=None)
-        env_steps, last_return = _last(path / rundir.LOG)
+        env_steps, last, of = _last(path / rundir.LOG)
         done = max(env_steps, checkpoint or 0)
-        return Row(path, _state(path, start["exit"]), done, total, last_return, checkpoint, start["started"])
+        return Row(path, _state(path, start["exit"]), done, total, last, of, checkpoint, start["started"])
     except (ConfigError, OSError, LookupError, TypeError, ValueError):
-        return Row(path, "unreadable", 0, 0, None, None, "")
+        return Row(path, "unreadable", 0, 0, None, "", None, "")
 
 
 def _state(path: Path, said: str | None) -> str:
@@ -63,19 +64,23 @@ def _state(path: Path, said: str | None) -> str:
     return said if said == "finished" else "stopped" if said.startswith("signal") else "failed"
 
 
-def _last(log: Path) -> tuple[int, float | None]:
-    """Env steps and return, as the end of a log has them."""
+def _last(log: Path) -> tuple[int, float | None, str]:
+    """Env steps, return and of what, as the end of a log has them."""
     try:
         with log.open("rb") as file:
             size = file.seek(0, os.SEEK_END)
             file.seek(max(0, size - _TAIL))
             lines = file.read().splitlines()
     except FileNotFoundError:
-        return 0, None
+        return 0, None, ""
     found = [row for row in map(_parsed, lines) if row]
-    returns = [row["values"].get("return_mean", row["values"].get("rollout/return_mean")) for row in found]
-    last = next((x for x in reversed(returns) if x is not None), None)
-    return max((row["env_steps"] for row in found), default=0), None if last is None else _mean(last)
+    env_steps = max((row["env_steps"] for row in found), default=0)
+    for of, metric in (("evaluation", "return_mean"), ("training", "rollout/return_mean")):
+        returns = [row["values"][metric] for row in reversed(found) if metric in row["values"]]
+        last = next((x for x in map(_mean, returns) if x is not None), None)
+        if last is not None:
+            return env_steps, last, of
+    return env_steps, None, ""
 
 
 def _parsed(line: bytes) -> dict[str, Any] | None:

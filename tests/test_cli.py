@@ -146,19 +146,32 @@ def test_a_run_is_begun_listed_resumed_for_longer_evaluated_and_verified(file, t
         said = capsys.readouterr()
         return code, said.out, said.err
 
-    assert say("train", file, "--out", out)[0] == 0
-    assert say("train", file, "--out", out)[0] == 0  # it is done already
+    code, _, err = say("train", file, "--out", out)
+    assert code == 0 and err == "jaxtrain: compiling\n"
+    code, _, err = say("train", file, "--out", out)
+    assert code == 0 and "has done its 384 env steps: nothing is left to do" in err
     code, table, _ = say("runs", tmp_path / "runs")
-    assert code == 0 and "finished" in table and "100%" in table and "384" in table
-    assert say("resume", out, "--total-env-steps", 768)[0] == 0
+    assert (
+        code == 0 and "finished" in table and "100%" in table and "384" in table and "(evaluation)" in table
+    )
+    code, _, err = say("resume", out, "--total-env-steps", 768)
+    assert code == 0 and "rates that anneal" in err and "going on from 384 of 768 env steps" in err
     rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     assert rows[-1]["env_steps"] == 768
     code, report, _ = say("evaluate", out, "--which", "last")
     assert code == 0
     evaluation = next(row for row in reversed(rows) if row["name"] == "evaluation")["values"]
-    assert f"return_mean   {evaluation['return_mean']:g}" in report
+    logged = f"{evaluation['return_mean']:g}"
+    assert [f"return_mean {logged} {logged}"] == [
+        " ".join(line.split()) for line in report.splitlines() if line.startswith("return_mean")
+    ]
+    assert "logged at 768" in report
     code, verdict, _ = say("verify", out, "--replay")
     assert code == 0 and "the same bits" in verdict
+    code, _, err = say("resume", out, "--seed", 3)
+    assert code == 2 and "seed=3" in err and "keeps its seeds" in err
+    code, _, err = say("train", out)
+    assert code == 2 and f"jaxtrain resume {out}" in err
     code, _, err = say("resume", out, "--algorithm.gamma", 0.5, "--total-env-steps", 1152)
     assert code == 2 and "algorithm.gamma = 0.5: the run has 0.99" in err
 
@@ -168,4 +181,6 @@ def test_a_directory_that_is_no_run_is_named_by_every_command_that_needs_one(tmp
         assert main([command, str(tmp_path)]) == 2
         assert str(tmp_path) in capsys.readouterr().err
     assert main(["runs", str(tmp_path)]) == 0
+    assert main(["runs", str(tmp_path / "nowhere")]) == 2
+    assert "nowhere" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []

@@ -163,10 +163,11 @@ class _State:
     def parts(self) -> dict[str, str]:
         """The texts of a line, in order; what is not known yet is missing."""
         width = len(f"{self.total:,}")
+        each, together = (" a seed", " of all seeds") if self.num_seeds > 1 else ("", "")
         texts = {
-            "steps": f"{self.done:>{width},} / {self.total:,} env steps",
+            "steps": f"{self.done:>{width},} / {self.total:,} env steps{each}",
             "percent": f"{100 * self.done // self.total:3d} %",
-            "speed": None if self.speed is None else f"{self.speed:,.0f} env steps/s",
+            "speed": None if self.speed is None else f"{self.speed:,.0f} env steps/s{together}",
             "left": self._left(),
             "return": self.training and f"return {self.training}",
             "evaluation": self.evaluation and f"evaluation {self.evaluation}",
