@@ -12,6 +12,7 @@ import shutil
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +22,16 @@ from jaxtrain import checkpoint, disk
 from jaxtrain.checkpoint import Damaged
 from jaxtrain.checkpoint_config import CheckpointConfig
 
-Arrays = Callable[[], Mapping[str, np.ndarray]]
-Facts = Callable[[Mapping[str, np.ndarray]], Mapping[str, Any]]
+
+@dataclass(frozen=True)
+class Draft:
+    """A checkpoint that is to be saved; what takes time is asked for by the thread that saves it."""
+
+    env_steps: int
+    arrays: Callable[[], Mapping[str, np.ndarray]]  # name -> array, on the host
+    lengths: Callable[[], Mapping[Path, int]]  # see `Door.mark`
+    facts: Callable[[Mapping[str, np.ndarray]], Mapping[str, Any]]  # for the manifest, from the arrays
+    needed: Path | None  # the log without which there must be no checkpoint: rows would be missing for ever
 
 
 def found(directory: Path) -> dict[int, Path]:
@@ -128,24 +137,10 @@ class Committer:
         self.last: Path | None = None  # the newest that is on disk
         self.written: list[float] = []  # seconds that each took to be on disk
 
-    def submit(
-        self,
-        env_steps: int,
-        arrays: Arrays,
-        lengths: Callable[[], Mapping[Path, int]],
-        facts: Facts,
-        needed: Path | None,
-    ) -> None:
-        """Begin to save; waits for the one before, and raises what went wrong with it.
-
-        Args:
-          arrays: gives name -> array, on the host; called from the thread.
-          lengths: see `Door.mark`.
-          facts: for the manifest, from the arrays on the host.
-          needed: the log without which there must be no checkpoint, for rows would be missing for ever.
-        """
+    def submit(self, draft: Draft) -> None:
+        """Begin to save; waits for the one before, and raises what went wrong with it."""
         self.wait()
-        self._job = self._pool.submit(self._commit, env_steps, arrays, lengths, facts, needed)
+        self._job = self._pool.submit(self._commit, draft)
 
     def check(self) -> None:
         """Raise what went wrong with a save that has ended; waits for none."""
@@ -166,25 +161,18 @@ class Committer:
         """End the thread, after what it is at."""
         self._pool.shutdown(wait=True)
 
-    def _commit(
-        self,
-        env_steps: int,
-        arrays: Arrays,
-        lengths: Callable[[], Mapping[Path, int]],
-        facts: Facts,
-        needed: Path | None,
-    ) -> None:
+    def _commit(self, draft: Draft) -> None:
         begun = time.perf_counter()
         logs = dict(self._earlier)
-        for path, size in lengths().items():
+        for path, size in draft.lengths().items():
             if path.resolve().is_relative_to(self._run):
                 disk.fsync(path)
                 logs[path.resolve().relative_to(self._run).as_posix()] = size
-        if needed is not None and needed.relative_to(self._run).as_posix() not in logs:
+        if draft.needed is not None and draft.needed.relative_to(self._run).as_posix() not in logs:
             return  # its sink has failed: the run ends at the next boundary, with that error
-        on_host = arrays()
-        target = place(self.directory, env_steps)
-        manifest = {**facts(on_host), "finite": _finite(on_host), "logs": logs}
+        on_host = draft.arrays()
+        target = place(self.directory, draft.env_steps)
+        manifest = {**draft.facts(on_host), "finite": _finite(on_host), "logs": logs}
         checkpoint.save(target, on_host, manifest)
         checkpoint.verify(target)  # none older goes before this one is known to be good
         self.last = target

@@ -150,7 +150,7 @@ class Drive:
             return {**facts, "written": rundir.now(), "metrics": metrics, "best": best}
 
         needed = getattr(self._log, "path", None)
-        self._committer.submit(env_steps, copies, lengths, complete, needed)
+        self._committer.submit(commits.Draft(env_steps, copies, lengths, complete, needed))
         self._committed, self._saved = clock, time.monotonic()
         self.stalls.append(time.perf_counter() - begun)
 

@@ -4,17 +4,65 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from functools import partial
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 import jaxtrain
+from jaxtrain import fields
+from jaxtrain.compiled import Compiled
 from jaxtrain.drive import Pace, best_metric
 from jaxtrain.launch import launch
-from tests.helpers import differing, tiny
+from jaxtrain.sinks import Memory
+from tests.helpers import Reinforce, differing, tiny
+
+
+@fields.config
+class Sometimes(Reinforce):
+    """`Reinforce` whose loss is not finite in about every third update."""
+
+    def update(self, spec, agent, collect, runner, key):
+        agent, runner, metrics = super().update(spec, agent, collect, runner, key)
+        bad = jax.random.bernoulli(jax.random.fold_in(key, 1), 0.3)
+        return agent, runner, {"loss": jnp.where(bad, jnp.nan, metrics["loss"])}
+
+
+@pytest.mark.parametrize(("on_nan", "num_seeds"), [("skip", 1), ("freeze", 3)])
+def test_what_is_due_or_goes_wrong_within_a_chunk_does_so_at_its_update(
+    tmp_path, monkeypatch, on_nan, num_seeds
+):
+    """Nothing but the growing chunks cuts this run: marks and faults lie anywhere in them."""
+    lengths, advance = [], Compiled.advance
+
+    def note(compiled, state, history, num_updates):
+        lengths.append(num_updates)
+        return advance(compiled, state, history, num_updates)
+
+    monkeypatch.setattr(Compiled, "advance", note)
+    config = tiny(
+        updates=40,
+        algorithm=Sometimes(),
+        on_nan=on_nan,
+        evaluation={"every": 24, "num_episodes": 2},
+        logging={"every": 56, "sinks": []},
+        checkpoint={"every": 0, "best": "none"},
+    )
+    launched, trained = Memory(), Memory()
+    ending = launch(config, tmp_path / "run", num_seeds=num_seeds, more_sinks=[launched])
+    one = partial(jaxtrain.train, config, sinks=[trained])
+    key = jax.random.key(0)
+    result = one(key) if num_seeds == 1 else jax.vmap(one)(jax.random.split(key, num_seeds))
+    assert max(lengths) >= 16
+    assert differing(ending.result.history, result.history) == []
+    assert differing(ending.result.state, result.state.replace(clock=ending.result.state.clock)) == []
+    told = [(r.name, r.update, r.env_steps) for r in trained.records]
+    assert [(r.name, r.update, r.env_steps) for r in launched.records] == told
+    assert len([name for name, *_ in told if name == "non_finite"]) > 2
 
 
 @pytest.mark.parametrize("num_seeds", [1, 2])

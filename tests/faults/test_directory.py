@@ -1,7 +1,7 @@
 """The directory of a run: one that cannot be used is named before anything compiles; one process holds it.
 
-In: read-only mounts, files in the way, processes started together, real kills. Out: errors, owners,
-`run.json` and the rows of `jaxtrain runs`. Knows nothing of what is in a checkpoint.
+In: read-only mounts, files in the way, processes started together, real kills. Out: errors, owners and
+`run.json`. Knows nothing of what is in a checkpoint.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ import jaxtrain
 from jaxtrain import ConfigError, cli, commits, rundir
 from jaxtrain.launch import launch
 from tests.faults.processes import Drift, alive, arrays, ended, rows, run, start, until
-from tests.helpers import Reinforce, tiny
+from tests.helpers import tiny
 
 ENV = "tests.helpers:Walk"
 LOGGED = {"every": 8, "sinks": ["jsonlines"]}
@@ -308,57 +308,3 @@ def test_run_json_has_the_seed_the_commit_versions_flags_device_and_how_each_sta
             "count": jax.device_count(),
         }
     assert yaml.safe_load((directory / "config.yaml").read_text())["total_env_steps"] == 48
-
-
-def test_runs_has_a_row_for_every_run_whatever_became_of_it(tmp_path, capsys):
-    root = tmp_path / "root"
-    launch(config_of(4), root / "finished", cache=False)
-    endless = config_of(100_000, checkpoint={"every": 80, "reaction_seconds": 1})
-    processes = {
-        name: start(tmp_path / name, run, endless, root / "deeper" / name)
-        for name in ("stopped", "killed", "running")
-    }
-    for name, process in processes.items():
-        place = root / "deeper" / name / "checkpoints"
-        until(lambda place=place: len(commits.found(place)) > 1, process)
-        assert alive(process), (tmp_path / name).read_text()
-    os.kill(processes["stopped"].pid, signal.SIGTERM)
-    os.kill(processes["killed"].pid, signal.SIGKILL)
-    assert ended(processes["stopped"]) == 0 and ended(processes["killed"]) == -signal.SIGKILL
-    shutil.copytree(root / "finished", root / "unreadable")
-    (root / "unreadable" / "run.json").write_text("{")
-    shutil.copytree(root / "finished", root / "headless")
-    (root / "headless" / "config.yaml").unlink()
-    (root / "notes").mkdir()
-    (root / "notes" / "metrics.jsonl").write_text("none of ours")
-
-    assert cli.main(["runs", str(root)]) == 0
-    head, *lines = capsys.readouterr().out.splitlines()
-    assert head.split()[:2] == ["run", "state"]
-    said = {line.split()[0]: line.split()[1:] for line in lines}
-    assert {os.path.relpath(name, root): words[0] for name, words in said.items()} == {
-        "finished": "finished",
-        "deeper/stopped": "stopped",
-        "deeper/killed": "killed",
-        "deeper/running": "running",
-        "unreadable": "unreadable",
-        "headless": "unreadable",
-    }
-    assert said[str(root / "finished")][1:3] == ["100%", "32"]
-    newest = max(commits.found(root / "deeper" / "stopped" / "checkpoints"))
-    assert said[str(root / "deeper" / "stopped")][2] == f"{newest:,}"
-
-    os.kill(processes["running"].pid, signal.SIGINT)
-    assert ended(processes["running"]) == 0
-    assert cli.main(["runs", str(root / "deeper" / "running")]) == 0
-    assert "stopped" in capsys.readouterr().out
-    assert cli.main(["runs", str(root / "notes")]) == 0
-    assert capsys.readouterr().out == f"no runs in {root / 'notes'}\n"
-
-
-def test_a_run_that_raised_is_a_row_that_says_failed(tmp_path, capsys):
-    config = config_of(4, params={"scale": 3e38}, algorithm=Reinforce(), on_nan="raise")
-    with pytest.raises(FloatingPointError):
-        launch(config, tmp_path / "run", cache=False)
-    assert cli.main(["runs", str(tmp_path)]) == 0
-    assert "failed" in capsys.readouterr().out

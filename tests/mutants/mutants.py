@@ -30,6 +30,7 @@ TESTS = {
         "tests/test_trainer.py",
         "tests/test_events.py",
         "tests/test_stock.py",
+        "tests/test_launch.py",
         "tests/faults/test_non_finite.py",
     ),
     "schedule.py": ("tests/test_schedule.py",),
@@ -336,6 +337,24 @@ MUTANTS = (
         "jnp.sum(table < state.clock)",
     ),
     Mutant("cursors stand still", TRAINER, "cursors + due), None", "cursors), None"),
+    Mutant(
+        "a chunk runs over its marks",
+        TRAINER,
+        "jnp.min(ahead, initial=end, where=ahead >= 0)",
+        "jnp.min(ahead, initial=end, where=ahead > end)",
+    ),
+    Mutant(
+        "a chunk tells of a bad update at its next mark",
+        TRAINER,
+        "goes_on(c[0], until) & ~c[1].any()",
+        "goes_on(c[0], until)",
+    ),
+    Mutant(
+        "a chunk of stopped seeds never makes the last update",
+        TRAINER,
+        "(last | jnp.any(state.status == RUNNING))",
+        "jnp.any(state.status == RUNNING)",
+    ),
     Mutant("all events draw alike", ONE_SEED, 'stream(root, f"event/{event.name}")', 'stream(root, "event")'),
     Mutant("training is greedy", ONE_SEED, "memory, key, greedy=False)", "memory, key, greedy=True)"),
     # ---- schedules
