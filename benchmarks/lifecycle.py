@@ -103,7 +103,7 @@ def scheduled(config: jaxtrain.Config, checkpoints: int) -> jaxtrain.Config:
         config,
         evaluation=replace(config.evaluation, every=share(20)),
         logging=replace(config.logging, every=share(100), sinks=("jsonlines", "tensorboard")),
-        checkpoint=replace(config.checkpoint, every=share(checkpoints), best=None),
+        checkpoint=replace(config.checkpoint, every=share(checkpoints), best="none"),
     )
 
 

@@ -5,10 +5,20 @@ In: plain values. Out: a frozen `CheckpointConfig`. Knows nothing of files; `lau
 
 from __future__ import annotations
 
+from typing import Any
+
 from jaxtrain import fields
 
-AUTO = "auto"  # of `best`: that of `BEST` if there are evaluations
+AUTO, NONE = "auto", "none"  # of `best`: `BEST` if there are evaluations; no metric
 BEST = "evaluation/return_mean"
+
+
+def _metric(value: Any) -> str:
+    if value is None:
+        return AUTO
+    if not isinstance(value, str) or not value.strip():
+        raise fields.Fault(f"needs the name of a metric, {AUTO} or {NONE}")
+    return value
 
 
 @fields.config
@@ -25,8 +35,11 @@ class CheckpointConfig:
     keep_every: int = fields.integer(
         0, low=0, help="env steps: the first at or behind each multiple stays for ever"
     )
-    best: str | None = fields.text(
-        AUTO, optional=True, help=f"metric whose best checkpoint stays; {AUTO}: {BEST}, if evaluated; or none"
+    best: str = fields.custom(
+        AUTO,
+        _metric,
+        "TEXT",
+        help=f"metric whose best checkpoint stays; {AUTO}: {BEST}, if evaluated; {NONE}: of none",
     )
     best_mode: str = fields.choice("max", ("max", "min"), help="whether more of it is better, or less")
     reaction_seconds: int = fields.integer(

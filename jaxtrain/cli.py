@@ -42,10 +42,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _run(options, rest)
 
 
+class _Lines(logging.Handler):
+    """Prints to what is standard error by then: a live display puts itself there, to stay below."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        print(self.format(record), file=sys.stderr)
+
+
 @contextmanager
 def _messages() -> Generator[None]:
     """What the library logs and warns of, as lines on standard error."""
-    logger, handler = logging.getLogger("jaxtrain"), logging.StreamHandler(sys.stderr)
+    logger, handler = logging.getLogger("jaxtrain"), _Lines()
     handler.setFormatter(logging.Formatter("jaxtrain: %(message)s"))
     level, propagate, plain = logger.level, logger.propagate, warnings.formatwarning
 

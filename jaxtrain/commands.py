@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from jaxtrain import rundir
+from jaxtrain.commits import over_seeds
 from jaxtrain.config import Config
 from jaxtrain.reading import MISSING, ConfigError, Problem
 from jaxtrain.resume import stored_config
@@ -77,7 +78,7 @@ def runs(options: argparse.Namespace) -> int:
     """A line for every run below a directory."""
     from jaxtrain.runs import rows
 
-    if not Path(options.root).is_dir():
+    if options.root != "runs" and not Path(options.root).is_dir():  # its default need not exist yet
         raise ConfigError([Problem(f"directory {options.root!r}", MISSING, "there is no such directory")])
     found = rows(options.root)
     if not found:
@@ -101,16 +102,24 @@ def evaluate(options: argparse.Namespace) -> int:
     saved, report = evaluate_saved(options.directory, which, options.seed, num_episodes=options.num_episodes)
     env_steps, trainer = saved.manifest["env_steps"], saved.trainer
     per = trainer.env_steps_per_update
-    marks = [per * update for update in trainer.timetable.get("evaluation", ()) if per * update <= env_steps]
-    logged = f"logged at {marks[-1]:,}" if marks else ""
+    stopped = np.asarray(saved.state.stopped_at)
+    # Once all seeds have stopped only the end makes a report.
+    awake = trainer.num_updates if (stopped < 0).any() else stopped.max()
+    told = [u for u in trainer.timetable.get("evaluation", ()) if u <= awake or u == trainer.num_updates]
+    marks = [per * u for u in told if per * u <= env_steps]
     print(f"checkpoint    {env_steps:,} env steps ({which})")
+    logged = f"logged at {marks[-1]:,}" if marks else ""
     print(f"{'':<14}{'now':<12}{logged:<26}{'each seed' if saved.seeds.count > 1 else ''}".rstrip())
     for name, values in report.items():
         each = "" if values.ndim == 0 else ", ".join(f"{v:g}" for v in values)
         then = saved.state.metrics.get(f"evaluation/{name}") if marks else None
-        before = "" if then is None else f"{np.mean(then):g}"
-        print(f"{name:<14}{np.mean(values):<12g}{before:<26}{each}".rstrip())
+        before = "" if then is None else _text(over_seeds(then))
+        print(f"{name:<14}{_text(over_seeds(values)):<12}{before:<26}{each}".rstrip())
     return 0
+
+
+def _text(value: float | None) -> str:
+    return "nan" if value is None else f"{value:g}"
 
 
 def verify(options: argparse.Namespace) -> int:

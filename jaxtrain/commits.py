@@ -1,6 +1,6 @@
 """The checkpoints of a run: which there are, which stay, and a thread that saves them.
 
-In: arrays still on the device, the lengths of the logs, facts. Out: directories named by env steps.
+In: functions that give the arrays, the lengths of the logs and facts. Out: directories named by env steps.
 Knows nothing of the loop; `launch.py` says when, `checkpoint.py` how one is written.
 """
 
@@ -57,6 +57,13 @@ def manifests(directory: Path) -> dict[int, dict[str, Any]]:
         except Damaged:
             continue
     return said
+
+
+def over_seeds(values: Any) -> float | None:
+    """What seeds are worth together: the mean of those that have a finite value; None if none has."""
+    values = np.asarray(values, float)
+    finite = values[np.isfinite(values)]
+    return float(finite.mean()) if finite.size else None
 
 
 def best(said: Mapping[int, Mapping[str, Any]], metric: str | None, mode: str) -> int | None:

@@ -26,7 +26,7 @@ from jaxtrain.train import door
 from jaxtrain.trainer import History, Trainer
 from jaxtrain.types import Key
 
-SMALL = 65_536  # entries of an array that is not copied by itself: each copy to the host is a halt
+SMALL = 65_536  # up to so many entries arrays are copied together: each copy to the host is a halt
 
 
 class Compiled:

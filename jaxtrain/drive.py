@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from jaxtrain import commits, host, rundir
-from jaxtrain.checkpoint_config import AUTO, BEST
+from jaxtrain.checkpoint_config import AUTO, BEST, NONE
 from jaxtrain.compiled import Compiled
 from jaxtrain.config import Config
 from jaxtrain.reading import ConfigError, Problem, nearest
@@ -119,7 +119,7 @@ class Drive:
     def _better(self, state: TrainState) -> bool:
         """Whether the metric that was just measured is the best so far."""
         assert self._metric is not None  # else nothing is judged
-        value = _mean(np.asarray(state.metrics[self._metric]))
+        value = commits.over_seeds(state.metrics[self._metric])
         self._committer.wait()  # what is being saved may be better
         said = commits.manifests(self._committer.directory)
         best = commits.best(said, self._metric, self._settings.best_mode)
@@ -144,7 +144,7 @@ class Drive:
         fresh = clock in self._judged or not self._judged
 
         def complete(arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
-            metrics = {name: _mean(arrays[f"state.metrics[{name!r}]"]) for name in state.metrics}
+            metrics = {name: commits.over_seeds(arrays[f"state.metrics[{name!r}]"]) for name in state.metrics}
             value = metrics[self._metric] if self._metric and fresh else None
             best = None if self._metric is None else {"metric": self._metric, "value": value}
             return {**facts, "written": rundir.now(), "metrics": metrics, "best": best}
@@ -165,7 +165,7 @@ def best_metric(trainer: Trainer) -> str | None:
     config: Config = trainer.config
     if config.checkpoint.best == AUTO:
         return BEST if config.interval("evaluation") else None
-    return config.checkpoint.best
+    return None if config.checkpoint.best == NONE else config.checkpoint.best
 
 
 def check_metric(metric: str | None, metrics: Mapping[str, Any]) -> None:
@@ -183,9 +183,3 @@ def _due(trainer: Trainer) -> set[int]:
         if 0 < interval <= per * updates:
             schedule |= every(interval)
     return set(schedule.updates(per, updates))
-
-
-def _mean(values: np.ndarray) -> float | None:
-    """Over the seeds that have a finite value; None if none has."""
-    finite = values[np.isfinite(values)]
-    return float(finite.mean()) if finite.size else None

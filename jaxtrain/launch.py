@@ -221,8 +221,9 @@ def _settle(run: RunDirectory, origin: Origin) -> dict[str, Any]:
     for path, why in (origin.own.bad if origin.own else {}).items():
         aside = commits.set_aside(path)
         _warn(f"checkpoint {path.name} is damaged: {why}. Going on from an older one; it is now {aside.name}")
-    disk.sweep(run.path)
     disk.sweep(place)
+    if run.holds_run:
+        disk.sweep(run.path)
     before = origin.own.manifest if origin.own else {}
     for sentence in rewind(run.path, before.get("logs", {})):
         _warn(sentence)

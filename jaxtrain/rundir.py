@@ -16,6 +16,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any, Self
 
@@ -33,7 +34,7 @@ A run of jaxtrain.
 - `checkpoints/ENV_STEPS/`: all of the state; `sha256sum -c manifest.sha256` in one checks its manifest,
   `jaxtrain verify .` checks all there is
 - `autotune/`: on a GPU, which kernels were chosen: with others the bits would differ
-- `checkpoints/*.set-aside`: one that was found damaged; nothing reads it again
+- `checkpoints/*.set-aside*`: one that was found damaged; nothing reads it again
 - `lock`: held by the process that runs it
 
     jaxtrain resume .                            # go on, exactly as if nothing had happened
@@ -63,8 +64,8 @@ class RunDirectory:
             raise self._refuse(path, "needs a path without NUL")
         self.path = Path(path)
         self._lock: IO[str] | None = None
-        self._made = not self.path.exists()
         try:
+            self._made = [p for p in (self.path, *self.path.parents) if not p.exists()]  # the innermost first
             self.path.mkdir(parents=True, exist_ok=True)
             self.path = self.path.resolve()
             self.name = self.path.name
@@ -90,7 +91,11 @@ class RunDirectory:
         # The kernel lets go of it when the process ends, however that comes about: no lock is ever stale.
         deadline = time.monotonic() + 5
         while True:
-            lock = (self.path / "lock").open("a+", encoding="utf-8")
+            try:
+                lock = (self.path / "lock").open("a+", encoding="utf-8")
+            except FileNotFoundError:  # with the directory: see `_leave_nothing`
+                self.path.mkdir(parents=True, exist_ok=True)
+                continue
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 if _is_at(lock, self.path / "lock"):
@@ -121,11 +126,19 @@ class RunDirectory:
         return self
 
     def __exit__(self, kind: object, error: object, trace: object) -> None:
-        if isinstance(error, ConfigError) and [p.name for p in self.path.iterdir()] == ["lock"]:
-            (self.path / "lock").unlink()  # a request that was refused leaves nothing behind
-            if self._made:
-                self.path.rmdir()
-        self.release()
+        try:
+            if isinstance(error, ConfigError):
+                self._leave_nothing()
+        finally:
+            self.release()
+
+    def _leave_nothing(self) -> None:
+        """Take away what a request that was refused has made, if nobody has put anything there since."""
+        with suppress(OSError):  # another process is about to begin there
+            if [path.name for path in self.path.iterdir()] == ["lock"]:
+                (self.path / "lock").unlink()
+                for made in self._made:
+                    made.rmdir()
 
     def release(self) -> None:
         """Let others have it. The lock's file stays, for those who wait for it."""

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -75,9 +74,13 @@ def _last(log: Path) -> tuple[int, float | None, str]:
         return 0, None, ""
     found = [row for row in map(_parsed, lines) if row]
     env_steps = max((row["env_steps"] for row in found), default=0)
-    for of, metric in (("evaluation", "return_mean"), ("training", "rollout/return_mean")):
-        returns = [row["values"][metric] for row in reversed(found) if metric in row["values"]]
-        last = next((x for x in map(_mean, returns) if x is not None), None)
+    for of, event, metric in (
+        ("evaluation", "evaluation", "return_mean"),
+        ("training", "metrics", "rollout/return_mean"),
+    ):
+        returns = (row["values"].get(metric) for row in reversed(found) if row["name"] == event)
+        given = (np.asarray(x, float) for x in returns if x is not None)  # None in a list is NaN
+        last = next((x for x in map(commits.over_seeds, given) if x is not None), None)
         if last is not None:
             return env_steps, last, of
     return env_steps, None, ""
@@ -88,9 +91,3 @@ def _parsed(line: bytes) -> dict[str, Any] | None:
         return json.loads(line)
     except ValueError:  # the first line of the tail, or one that is being written
         return None
-
-
-def _mean(values: float | Iterable[float | None]) -> float | None:
-    given = np.atleast_1d(np.asarray(values, float))
-    finite = given[np.isfinite(given)]
-    return float(finite.mean()) if finite.size else None

@@ -105,7 +105,7 @@ def evaluate_saved(
     # All seeds even for one: alone its roundings would be others, and so in the end its episodes.
     report = jax.jit(lambda state: saved.trainer.evaluate(state, settings=settings))(saved.state)
     of_all = {name: np.asarray(value) for name, value in report.items()}
-    index = ... if one is saved or saved.seeds.count == 1 else saved.seeds.all.index(one.seeds.all[0])
+    index = ... if one is saved else saved.seeds.all.index(one.seeds.all[0])
     return one, {name: values[index] for name, values in of_all.items()}
 
 
@@ -141,7 +141,8 @@ def _choose(place: Path, which: Which, trainer: Trainer) -> Path:
         rule = "there is no checkpoint yet"
     elif which == "best":
         chosen = commits.best(said, metric, trainer.config.checkpoint.best_mode)
-        rule = f"no checkpoint has a value of {metric}; 'last' is the newest"
+        why = f"no checkpoint has a value of {metric}" if metric else "the run keeps none by a metric"
+        rule = f"{why}; 'last' is the newest"
     else:
         chosen = which if which in there else None
         rule = f"needs 'best', 'last' or one of {', '.join(map(str, there)) or 'no checkpoint'}"

@@ -9,6 +9,7 @@ counter and conditions stay scalars.
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable
 from functools import partial
 from typing import Any, TypeAlias
@@ -17,6 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.core import Tracer
 
 from jaxtrain.config import Config, EvaluationConfig
 from jaxtrain.events import Event, stream
@@ -324,14 +326,15 @@ class Trainer(OneSeed):
             return (*look(state, history, cursors, due, bad), cursors + due)
 
         def goes_on(state: TrainState, until: jax.Array) -> jax.Array:
+            # All may have stopped, and yet the end has reports: `Compiled.advance` jumps to just before it.
             last = state.clock == self.num_updates - 1
             return (state.clock < until) & (last | jnp.any(state.status == RUNNING))
 
         carry = (state, history, cursors)
-        if isinstance(num_updates, int):
-            carry, _ = lax.scan(body, carry, length=num_updates)
-        else:
+        if isinstance(num_updates, Tracer):
             carry = lax.while_loop(lambda c: goes_on(c[0], end), stretch, carry)
+        else:
+            carry, _ = lax.scan(body, carry, length=operator.index(num_updates))
         return carry[:2]
 
 

@@ -135,7 +135,7 @@ def test_an_old_style_key_a_typed_one_and_its_seed_are_one_run(tmp_path):
 )
 def test_a_request_that_cannot_be_met_is_named_and_leaves_nothing_behind(tmp_path, given, message):
     with pytest.raises(jaxtrain.ConfigError, match=message):
-        launch(tiny(updates=2), tmp_path / "run", **given)
+        launch(tiny(updates=2), tmp_path / "a" / "run", **given)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -151,6 +151,7 @@ def test_a_metric_that_the_run_has_not_cannot_be_the_best(tmp_path):
     [
         ("auto", 12, "evaluation/return_mean"),
         ("auto", 0, None),
+        (None, 12, "evaluation/return_mean"),
         ("none", 12, None),
         ("train/loss", 0, "train/loss"),
     ],

@@ -214,3 +214,11 @@ def test_too_many_keys_are_refused_with_the_way_to_use_them():
 def test_what_is_no_config_is_refused():
     with pytest.raises(ConfigError, match=r"needs a jaxtrain\.Config; load_config reads a file"):
         Trainer({"env": "CartPole-v1"})
+
+
+def test_a_run_takes_a_number_of_updates_of_any_kind_of_int():
+    trainer = Trainer(tiny())
+    state = trainer.init(jax.random.key(0))
+    assert differing(trainer.run(state, np.int64(2)), trainer.run(state, 2)) == []
+    with pytest.raises(TypeError):
+        trainer.run(state, 2.0)

@@ -229,12 +229,27 @@ def test_a_directory_that_has_what_a_run_would_write_to_is_refused_and_left_as_i
     mine.parent.mkdir(parents=True)
     mine.write_text("precious")
     (tmp_path / "run" / "slurm-1.out").write_text("what a scheduler writes is in nobody's way")
+    (tmp_path / "run" / ".part-two").mkdir()  # looks like what a killed run leaves
     with pytest.raises(ConfigError, match=f"holds {name}/, which is no run's"):
         launch(config_of(4), tmp_path / "run")
-    assert {path.name for path in (tmp_path / "run").iterdir()} == {"slurm-1.out", name}
+    assert {path.name for path in (tmp_path / "run").iterdir()} == {"slurm-1.out", ".part-two", name}
     assert mine.read_text() == "precious"
     shutil.rmtree(mine.parent)
     assert launch(config_of(4), tmp_path / "run").signal is None
+    assert (tmp_path / "run" / ".part-two").is_dir()
+
+
+def test_a_directory_that_goes_while_a_run_waits_for_it_is_made_again(tmp_path, monkeypatch):
+    """A refused process takes with it what it made; this one is between making it and locking it."""
+    acquire = rundir.RunDirectory._acquire
+
+    def too_late(directory):
+        directory.path.rmdir()
+        acquire(directory)
+
+    monkeypatch.setattr(rundir.RunDirectory, "_acquire", too_late)
+    with rundir.RunDirectory(tmp_path / "run"):
+        assert rundir.owner_of(tmp_path / "run").startswith(f"process {os.getpid()} on ")
 
 
 def probing(directory, until):
