@@ -1,7 +1,7 @@
 """Draw a run's curves from its `metrics.jsonl`.
 
 In: a run's directory. Out: a PNG with the training return and every evaluation over env steps; with
-several seeds each seed's curve, thin, and the interquartile mean with the range of the middle half.
+several seeds the interquartile mean with the range of the middle half, and of evaluations each seed, thin.
 
     python experiments/plot.py runs/cartpole --out curves.png
 """
@@ -20,7 +20,10 @@ import numpy as np
 def read(directory: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """Curve -> env steps [N] and values [N, S]."""
     rows: dict[str, list[tuple[int, np.ndarray]]] = defaultdict(list)
-    for line in (directory / "metrics.jsonl").read_text(encoding="utf-8").splitlines():
+    log = directory / "metrics.jsonl"
+    if not log.is_file():
+        raise SystemExit(f"{directory} holds no metrics.jsonl: needs the directory of a run")
+    for line in log.read_text(encoding="utf-8").splitlines():
         record = json.loads(line)
         key = {"metrics": "rollout/return_mean"}.get(record["name"], "return_mean")
         if key in record["values"]:
@@ -42,7 +45,10 @@ def middle_mean(values: np.ndarray) -> np.ndarray:
 def draw(directory: Path, out: Path, title: str) -> None:
     """One panel, a colour for each curve."""
     figure, axes = plt.subplots(figsize=(7, 3.6), dpi=150)
-    for name, (steps, values) in read(directory).items():
+    curves = read(directory)
+    if not curves:
+        raise SystemExit(f"{directory} has logged no return yet")
+    for name, (steps, values) in curves.items():
         middle = middle_mean(values)
         marker = "" if name.startswith("training") else "o"
         many = f", interquartile mean of {values.shape[1]} seeds" if values.shape[1] > 1 else ""

@@ -9,6 +9,8 @@ from __future__ import annotations
 import argparse
 import importlib
 import logging
+import os
+import signal
 import sys
 import warnings
 from collections.abc import Generator, Sequence
@@ -17,10 +19,16 @@ from pathlib import Path
 from typing import Any
 
 import jaxtrain
-from jaxtrain import commands
+from jaxtrain import commands, signals
 from jaxtrain import config as configs
-from jaxtrain.fields import MISSING, ConfigError, Problem
+from jaxtrain.fields import MISSING, ConfigError, Problem, nearest
 
+# What a command takes besides fields of the config.
+OPTIONS = {
+    "train": ("seed", "num-seeds", "out", "resume", "no-cache"),
+    "resume": ("seeds", "out", "no-cache"),
+    "plan": (),
+}
 EPILOG = """\
 A field of the config is set by its name with dashes, after the file:
 
@@ -38,8 +46,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     sys.path.insert(0, str(Path.cwd()))  # `package.module:name` of the user's own
     parser = _parser()
     options, rest = parser.parse_known_args(arguments)
-    with _messages():
-        return _run(options, rest)
+    with _messages(), signals.leaving():
+        try:
+            return _run(options, rest)
+        except BrokenPipeError:  # as in `jaxtrain list envs | head -3`
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 128 + signal.SIGPIPE
 
 
 class _Lines(logging.Handler):
@@ -85,11 +97,11 @@ def _run(options: argparse.Namespace, rest: Sequence[str]) -> int:
                 raise ConfigError([Problem(rest[0], MISSING, f"`{options.command}` has no such option")])
             return getattr(commands, options.command)(options)
         if options.command == "resume":
-            return commands.resume(_overrides(rest), options)
+            return commands.resume(_overrides(rest, OPTIONS["resume"]), options)
         if Path(options.file).is_dir():
             rule = f"is a directory; to go on with the run in it: jaxtrain resume {options.file}"
             raise ConfigError([Problem(options.file, MISSING, rule)])
-        config = jaxtrain.load_config(options.file, _overrides(rest))
+        config = jaxtrain.load_config(options.file, _overrides(rest, OPTIONS[options.command]))
         if options.command == "plan":
             from jaxtrain.plan import plan
 
@@ -193,8 +205,9 @@ def _fields() -> str:
     return "\n".join(f"  {left:<{width}}  {right}" for left, right in rows)
 
 
-def _overrides(rest: Sequence[str]) -> list[str]:
-    """`--env.num-envs 64` or `--env.num-envs=64` as `env.num_envs=64`."""
+def _overrides(rest: Sequence[str], options: Sequence[str]) -> list[str]:
+    """`--env.num-envs 64` or `--env.num-envs=64` as `env.num_envs=64`; `options` are what else there is."""
+    fields = {path.partition(".")[0] for path, *_ in configs.describe()}
     found: list[str] = []
     words = list(rest)
     while words:
@@ -204,6 +217,10 @@ def _overrides(rest: Sequence[str]) -> list[str]:
                 [Problem(word, MISSING, "needs a field in front of it, as in --env.num-envs 64")]
             )
         name, equals, value = word[2:].partition("=")
+        if name.partition(".")[0].replace("-", "_") not in fields:
+            known = [*options, *(f.replace("_", "-") for f in sorted(fields))]
+            rule = "no such option or field of the config" + nearest(name.replace("_", "-"), known)
+            raise ConfigError([Problem(f"--{name}", MISSING, rule)])
         if not equals:
             if not words:
                 raise ConfigError([Problem(word, MISSING, "needs a value behind it")])

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import datetime
+import signal
 import sys
 import time
 from collections.abc import Mapping
@@ -26,6 +27,12 @@ def train(config: Config, options: argparse.Namespace) -> int:
     """Run a config in a directory; one that holds this run already goes on where it stopped."""
     stamp = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
     directory = Path(options.out or Path("runs") / f"{Path(options.file).stem}-{stamp}")
+    if directory.is_dir() and not any((directory / name).exists() for name in rundir.HELD):
+        others = sorted(path.name for path in directory.iterdir() if path.name != "lock")
+        if others:
+            some = ", ".join(others[:3]) + (" …" if len(others) > 3 else "")
+            rule = f"holds no run, but {some}; give a new directory or an empty one"
+            raise ConfigError([Problem(f"directory {options.out!r}", MISSING, rule)])
     given = {"seed": options.seed, "num_seeds": options.num_seeds, "resume": options.resume}
     return _launch(config, directory, cache=not options.no_cache, **given)
 
@@ -34,10 +41,6 @@ def resume(overrides: list[str], options: argparse.Namespace) -> int:
     """Go on with a run, or with some of its seeds in another directory."""
     source = Path(options.directory)
     rundir.read_about(source)  # says so if there is none
-    fixed = [o for o in overrides if o.partition("=")[0] in ("seed", "num_seeds")]
-    if fixed:
-        rule = f"the run in {options.directory} keeps its seeds; others are another run, in another directory"
-        raise ConfigError([Problem(fixed[0], MISSING, rule)])
     config = stored_config(source, overrides)
     if (options.seeds is None) != (options.out is None):
         rule = "--seeds and --out go together: a run of fewer seeds has a directory and a log of its own"
@@ -66,10 +69,8 @@ def _launch(config: Config, directory: Path, **given: Any) -> int:
         )
     print(f"files: {directory}/  ({', '.join(sorted(p.name for p in directory.iterdir()))})")
     if ending.signal is not None:
-        print(
-            f"jaxtrain: stopped by signal {ending.signal}, saved; to go on: jaxtrain resume {directory}",
-            file=sys.stderr,
-        )
+        name = signal.Signals(ending.signal).name
+        print(f"jaxtrain: stopped by {name}, saved; to go on: jaxtrain resume {directory}", file=sys.stderr)
         return 128 + ending.signal
     return 1 if ending.non_finite else 0
 

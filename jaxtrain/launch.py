@@ -21,7 +21,7 @@ import numpy as np
 
 from jaxtrain import build, commits, disk, host, rundir, signals, sinks
 from jaxtrain.compiled import Compiled, compilation_cache, keep_tuning
-from jaxtrain.config import Config, dump
+from jaxtrain.config import Config, dump, to_dict
 from jaxtrain.drive import Drive, best_metric, check_metric
 from jaxtrain.origin import Origin, again, anew, asked_seeds, restored, shapes
 from jaxtrain.reading import ConfigError, Problem
@@ -164,13 +164,16 @@ def _run(
             if faults.first is not None and config.on_nan == "raise":
                 raise FloatingPointError(f"{faults.first}; the last finite state is in {last}")
             stopped = int(state.clock) < trainer.num_updates
-            start["exit"] = f"signal {caught[0]}" if stopped else "finished"
+            bad = tuple(
+                origin.seeds.all[i] for i in np.flatnonzero(np.atleast_1d(state.status) == NON_FINITE)
+            )
+            ended = f"not finite: seeds {', '.join(map(str, bad))}" if bad else "finished"
+            start["exit"] = f"signal {caught[0]}" if stopped else ended
         except BaseException as error:
             start["exit"] = f"{type(error).__name__}: {error}"
             raise
     per = trainer.env_steps_per_update
     marks = {name: tuple(u * per for u in due) for name, due in trainer.timetable.items()}
-    bad = np.flatnonzero(np.atleast_1d(np.asarray(state.status)) == NON_FINITE)
     return Ending(
         result=Result(state, seeds_first(state, history), Marks(marks)),
         directory=run.path,
@@ -178,7 +181,7 @@ def _run(
         checkpoint=last,
         signal=caught[0] if stopped else None,
         losses=outlet.losses,
-        non_finite=tuple(origin.seeds.all[i] for i in bad),
+        non_finite=bad,
         stalls=tuple(stalls),
     )
 
@@ -208,6 +211,7 @@ def _facts(origin: Origin) -> dict[str, Any]:
     """What a checkpoint says besides its arrays, the same for all of a process."""
     return {
         "jaxtrain": __version__,
+        "config": to_dict(origin.config),
         "num_seeds": origin.seeds.count,
         # Of these two follows the timetable, and so which row of the history is of which update.
         "total_env_steps": origin.config.total_env_steps,

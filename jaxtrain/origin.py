@@ -147,10 +147,11 @@ def anew(
         config = resolved(config)
     else:
         place = Path(start_from)
-        config, notes = reconcile(place, config, _described(events))
         stored, found = Seeds.of(rundir.read_about(place)), find(place)
         if found is None:
             raise ConfigError([Problem("start_from", str(place), "holds no checkpoint yet")])
+        config, notes = reconcile(place, config, _described(events), found.manifest.get("config"))
+        notes.append(f"beginning from {found.env_steps:,} env steps of {place}; the log of before is there")
         seeds, arrays, manifest = stored.narrowed(asked), found.arrays, found.manifest
         source = {"directory": str(place), "env_steps": found.env_steps}
         if seeds.all != stored.all:
@@ -181,12 +182,13 @@ def again(
     if found is None and not (said and configured):
         return None
     about = rundir.read_about(place)
-    seeds, (config, notes) = Seeds.of(about), reconcile(place, config, _described(events))
+    saved = found.manifest.get("config") if found else None
+    seeds, (config, notes) = Seeds.of(about), reconcile(place, config, _described(events), saved)
     rule = f"the run in {str(place)!r} has {{!r}}; another run needs another directory"
+    has = {"seed": seeds.seed, "key": seeds.key, "num_seeds": seeds.num_seeds, "seeds": seeds.all}
+    wanted = {"seeds" if name == "chosen" else name: value for name, value in asked.items()}
     problems = [
-        Problem(name, value, rule.format(getattr(seeds, name)))
-        for name, value in asked.items()
-        if value != getattr(seeds, name)
+        Problem(name, value, rule.format(has[name])) for name, value in wanted.items() if value != has[name]
     ]
     if problems:
         raise ConfigError(problems)

@@ -61,8 +61,13 @@ def stored_config(directory: Path, overrides: Sequence[str] = ()) -> Config:
     return load_config(path, overrides)
 
 
-def reconcile(directory: Path, config: Config, events: Sequence[str]) -> tuple[Config, list[str]]:
+def reconcile(
+    directory: Path, config: Config, events: Sequence[str], saved: Mapping[str, Any] | None
+) -> tuple[Config, list[str]]:
     """The config with what was left unset as the run has it, and notes for the user.
+
+    Args:
+      saved: the config as the checkpoint has it, against which that in the directory may have been edited.
 
     Raises:
       ConfigError: a line for everything that makes it another run.
@@ -80,13 +85,7 @@ def reconcile(directory: Path, config: Config, events: Sequence[str]) -> tuple[C
             f"env steps, as before, and stay at their final value; anneal_env_steps sets another length"
         )
     config = resolved(dataclasses.replace(config, **kept, anneal_env_steps=anneal))
-    old, new = _flat(stored), _flat(to_dict(config))
-    problems = [
-        Problem(name, new.get(name, "nothing"), f"the run has {old.get(name, 'nothing')!r}")
-        for name in sorted(old.keys() | new.keys())
-        if old.get(name, "nothing") != new.get(name, "nothing")
-        and not any(name == may or name.startswith(f"{may}.") for may in MAY_CHANGE)
-    ]
+    problems = differences(saved or stored, config)
     said = read_about(directory).get("events", [])
     if list(events) != said:
         problems.append(Problem("events", list(events), f"the run was launched from Python with {said!r}"))
@@ -96,6 +95,17 @@ def reconcile(directory: Path, config: Config, events: Sequence[str]) -> tuple[C
         )
         raise ConfigError([*problems, Problem("resume", MISSING, rule)])
     return config, notes
+
+
+def differences(saved: Mapping[str, Any], config: Config) -> list[Problem]:
+    """A line for everything that makes a config another run's than the saved one."""
+    old, new = _flat(saved), _flat(to_dict(config))
+    return [
+        Problem(name, new.get(name, "nothing"), f"the run has {old.get(name, 'nothing')!r}")
+        for name in sorted(old.keys() | new.keys())
+        if old.get(name, "nothing") != new.get(name, "nothing")
+        and not any(name == may or name.startswith(f"{may}.") for may in MAY_CHANGE)
+    ]
 
 
 def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:

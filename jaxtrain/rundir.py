@@ -42,7 +42,7 @@ A run of jaxtrain.
     jaxtrain evaluate .                          # complete episodes with the best policy
     python -c "import jaxtrain; policy = jaxtrain.load_policy('.')"
 """
-_HELD = (RUN, CONFIG, LOG, CHECKPOINTS)  # what tells a run's directory from another
+HELD = (RUN, CONFIG, LOG, CHECKPOINTS)  # what tells a run's directory from another
 _LATER = ("tensorboard", "wandb", "autotune")  # what a run has only with those, and writes and deletes in
 _FLAGS = ("JAX_", "XLA_", "CUDA_VISIBLE_DEVICES", "NVIDIA_TF32_OVERRIDE", "TF_CPP_")
 _SECRET = re.compile(r"KEY|TOKEN|SECRET|PASSWORD|CREDENTIAL", re.I)
@@ -69,10 +69,10 @@ class RunDirectory:
             self.path.mkdir(parents=True, exist_ok=True)
             self.path = self.path.resolve()
             self.name = self.path.name
-            self.holds_run = any((self.path / name).exists() for name in _HELD)
-            for name in (*_HELD, "lock", "tensorboard", "wandb"):
+            self.holds_run = any((self.path / name).exists() for name in HELD)
+            for name in (*HELD, "lock", "tensorboard", "wandb"):
                 part = inside(self.path, name)
-                if name in (*_HELD, "lock") and part.exists() and part.is_dir() != (name == CHECKPOINTS):
+                if name in (*HELD, "lock") and part.exists() and part.is_dir() != (name == CHECKPOINTS):
                     kind = "a directory" if name == CHECKPOINTS else "a file"
                     raise self._refuse(path, f"has {name}, which should be {kind}")
             for part in (self.path / "tensorboard").glob("*"):  # with single seeds it has directories
@@ -177,7 +177,7 @@ def read_about(path: Path) -> dict[str, Any]:
     try:
         about = json.loads((path / RUN).read_text(encoding="utf-8"))
         if not isinstance(about, dict) or not isinstance(about.get("starts"), list):
-            raise ValueError("is not that of a run")
+            raise ValueError("it has no starts")
         return about
     except FileNotFoundError:
         missing = f"{RUN} in it" if path.is_dir() else "such directory"
@@ -185,7 +185,7 @@ def read_about(path: Path) -> dict[str, Any]:
     except OSError as error:
         rule = f"holds no run that can be read: {RUN}: {error.strerror}"
     except ValueError as error:
-        rule = f"holds no run that can be read: {RUN} {error}"
+        rule = f"holds no run that can be read: {RUN} is not that of a run ({error})"
     raise ConfigError([Problem(f"directory {str(path)!r}", MISSING, rule)])
 
 

@@ -18,11 +18,11 @@ import numpy as np
 from jaxtrain import build, checkpoint, commits, rundir
 from jaxtrain.checkpoint import Damaged
 from jaxtrain.compiled import Compiled, compilation_cache
-from jaxtrain.config import Config, EvaluationConfig
+from jaxtrain.config import Config, EvaluationConfig, to_dict
 from jaxtrain.drive import best_metric
 from jaxtrain.origin import Origin, Seeds, restored
 from jaxtrain.reading import MISSING, ConfigError, Problem
-from jaxtrain.resume import stored_config
+from jaxtrain.resume import differences, stored_config
 from jaxtrain.state import TrainState
 from jaxtrain.trainer import History, Trainer
 from jaxtrain.types import Key, PyTree
@@ -118,7 +118,7 @@ def open_saved(
 ) -> Saved:
     """A checkpoint of a run, every byte checked; arguments and errors as in `load_policy`."""
     place = Path(directory)
-    about = rundir.read_about(place)
+    about, stored = rundir.read_about(place), config is None
     config = stored_config(place) if config is None else config
     trainer = Trainer(config, events)
     path = _choose(place, which, trainer)
@@ -127,6 +127,10 @@ def open_saved(
     except Damaged as error:
         rule = f"is damaged: {error}; `jaxtrain verify {directory}` says which are whole"
         raise ConfigError([Problem(f"checkpoint {path.name}", MISSING, rule)]) from None
+    changed = differences(manifest.get("config") or to_dict(config), config) if stored else []
+    if changed:
+        rule = f"{rundir.CONFIG} in {str(directory)!r} is not that of the checkpoint; put it back as it was"
+        raise ConfigError([*changed, Problem("config", MISSING, rule)])
     seeds = Seeds.of(about)
     origin = Origin(config, seeds, about, arrays, manifest, None, [])
     return Saved(trainer, *restored(origin, trainer, events), manifest, seeds)

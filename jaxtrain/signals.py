@@ -5,6 +5,7 @@ In: signals to the main thread's process. Out: a list that the first one is in. 
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import sys
@@ -13,6 +14,7 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from typing import Any
 
+_log = logging.getLogger("jaxtrain")
 CAUGHT = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -38,6 +40,9 @@ def listening() -> Generator[list[int]]:
             if caught:
                 _leave(128 + number[0])
             caught.append(number[0])
+            name = signal.Signals(number[0]).name
+            said = ("%s: saving and leaving at the next chance; again to leave at once", name)
+            threading.Thread(target=_log.warning, args=said, daemon=True).start()  # it may block
         os.close(reading)
 
     def note(number: int, frame: Any) -> None:
@@ -55,6 +60,22 @@ def listening() -> Generator[list[int]]:
         signal.set_wakeup_fd(old_pipe)
         os.close(writing)
         watcher.join()
+
+
+@contextmanager
+def leaving() -> Generator[None]:
+    """Leave at SIGINT with 130 and no traceback, where there is nothing to save.
+
+    Python's own `KeyboardInterrupt` is lost where it meets a callback of JAX's.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    old = signal.signal(signal.SIGINT, lambda number, frame: _leave(128 + number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, old)
 
 
 def _leave(code: int) -> None:

@@ -63,6 +63,10 @@ def test_a_misspelt_field_and_a_wrong_total_are_named_together_and_nothing_is_ma
         (["train", "FILE", "--env.num-envs", "three"], "env.num_envs = 'three': needs an int"),
         (["plan", "FILE", "--evaluation.every", "1e9"], "evaluation.every"),
         (["list", "envs", "more"], "takes no more arguments"),
+        (
+            ["train", "FILE", "--num_seed", "2"],
+            "--num_seed: no such option or field of the config; the nearest",
+        ),
     ],
 )
 def test_a_bad_request_is_one_readable_error_and_exit_code_2(file, capsys, arguments, words):
@@ -127,6 +131,29 @@ def test_a_signal_ends_a_run_at_a_chunk_with_a_whole_log_and_its_exit_code(file,
     assert json.loads((out / "run.json").read_text())["starts"][-1]["exit"] == f"signal {int(number)}"
 
 
+def test_a_run_does_not_begin_among_files_that_are_no_runs(file, tmp_path, capsys):
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "notes.txt").write_text("mine")
+    assert main(["train", file, "--out", str(out)]) == 2
+    assert "holds no run, but notes.txt" in capsys.readouterr().err
+    assert [path.name for path in out.iterdir()] == ["notes.txt"]
+
+
+def test_a_reader_that_goes_away_is_no_traceback():
+    with process("list", "envs", before="trap '' PIPE") as listing:
+        listing.stdout.close()
+        assert listing.wait(60) == 141 and listing.stderr.read() == ""
+
+
+def test_ctrl_c_ends_a_command_that_saves_nothing_without_a_traceback(file, tmp_path):
+    begun = process("plan", file)
+    time.sleep(4)
+    begun.send_signal(signal.SIGINT)
+    _, err = begun.communicate(timeout=60)
+    assert begun.returncode in (0, 130) and "Traceback" not in err
+
+
 def test_a_log_that_cannot_be_written_to_its_end_is_exit_code_1_and_the_checkpoints_stay(file, tmp_path):
     out = tmp_path / "out"
     more = ["--total-env-steps", "3840", "--logging.every", "32"]
@@ -169,7 +196,7 @@ def test_a_run_is_begun_listed_resumed_for_longer_evaluated_and_verified(file, t
     code, verdict, _ = say("verify", out, "--replay")
     assert code == 0 and "the same bits" in verdict
     code, _, err = say("resume", out, "--seed", 3)
-    assert code == 2 and "seed=3" in err and "keeps its seeds" in err
+    assert code == 2 and "--seed: no such option" in err and "'seeds'" in err
     code, _, err = say("train", out)
     assert code == 2 and f"jaxtrain resume {out}" in err
     code, _, err = say("resume", out, "--algorithm.gamma", 0.5, "--total-env-steps", 1152)

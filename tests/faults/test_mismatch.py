@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import shutil
 import warnings
+from functools import partial
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ import pytest
 import jaxtrain
 from jaxtrain import ConfigError, Event, checkpoint, cli, commits, every
 from jaxtrain.launch import launch
+from jaxtrain.saved import load_policy, replay
 from tests.faults.processes import Drift, arrays, rows
 from tests.faults.test_corruption import listing
 from tests.helpers import Reinforce, tiny, tiny_ppo
@@ -89,7 +91,7 @@ CASES = {
     ),
     "a seed": ({}, {"seed": 4}, [("seed", "4", "3")]),
     "num_seeds": ({}, {"num_seeds": 3}, [("num_seeds", "3", "2")]),
-    "some of its seeds": ({}, {"seeds": [1]}, [("chosen", "(1,)", "None")]),
+    "some of its seeds": ({}, {"seeds": [1]}, [("seeds", "(1,)", "(0, 1)")]),
     "a run that is shorter than what is done": (
         {"updates": 2, "checkpoint": {"every": 8}},
         {},
@@ -247,3 +249,22 @@ def test_what_moves_no_bit_of_what_was_learned_may_change(run, original):
     before = arrays(run)
     assert launch(config, run, cache=False).resumed_at == 64  # nothing is left to do
     assert arrays(run) == before
+
+
+def test_a_config_that_was_edited_in_the_directory_is_named_by_all_who_would_use_it(tmp_path):
+    """The checkpoint knows what it is of; `config.yaml` is where a user would change a run by hand."""
+    config = config_of()
+    launch(config, tmp_path / "run", cache=False)
+    path = tmp_path / "run" / "config.yaml"
+    whole = path.read_text()
+    assert whole.count("gamma: 0.9\n") == 1
+    path.write_text(whole.replace("gamma: 0.9\n", "gamma: 0.5\n"))
+    edited = dataclasses.replace(config, algorithm=Drift(gamma=0.5))
+    with pytest.raises(ConfigError, match=r"algorithm.gamma = 0.5: the run has 0.9"):
+        launch(edited, tmp_path / "run", cache=False)
+    for use in (partial(load_policy, which="last"), replay):
+        with pytest.raises(ConfigError, match=r"(?s)algorithm.gamma = 0.5: the run has 0.9.*put it back"):
+            use(tmp_path / "run")
+    assert "gamma: 0.5" in path.read_text()
+    path.write_text(whole)
+    assert launch(config, tmp_path / "run", cache=False).resumed_at == config.total_env_steps

@@ -127,7 +127,10 @@ def stopped(
             continue
         assert (code, done) == (128 + number, f"signal {number}"), log.read_text()
         arrays(place)  # there is a checkpoint, and it is whole
-        assert f"stopped by signal {number}, saved; to go on: jaxtrain resume {place}" in log.read_text()
+        assert (
+            f"stopped by {signal.Signals(number).name}, saved; to go on: jaxtrain resume {place}"
+            in log.read_text()
+        )
         assert ended(start(log, main, "resume", str(place), "--no-cache")) == 0, log.read_text()
         differs = [] if arrays(place) == whole.arrays else ["arrays"]
         differs += [] if rows(place) == whole.rows else ["rows"]
