@@ -53,9 +53,20 @@ def look(trainer, state, key):
 LOOK = Event("look", every(PER), look)
 
 
+EARLIER = set()
+
+
+@pytest.fixture(autouse=True)
+def earlier():
+    """A run inside `jax.jit` keeps its threads; those of other files' tests are not this one's."""
+    EARLIER.clear()
+    EARLIER.update(threading.enumerate())
+
+
 def left_behind():
     """Threads of sinks that outlive their run."""
-    return [thread.name for thread in threading.enumerate() if thread.name.startswith("jaxtrain-")]
+    found = set(threading.enumerate()) - EARLIER
+    return [thread.name for thread in found if thread.name.startswith("jaxtrain-")]
 
 
 # ---- an event that gives back something else
