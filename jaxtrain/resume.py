@@ -75,7 +75,7 @@ def reconcile(
     stored = files.read(inside(directory, CONFIG))
     parts = {name: getattr(config, name) for name in INTERVALS if getattr(config, name).every is None}
     kept = {n: dataclasses.replace(p, every=stored.get(n, {}).get("every")) for n, p in parts.items()}
-    total, old_total = config.total_env_steps, int(stored["total_env_steps"])
+    total, old_total = config.total_env_steps, int((saved or stored)["total_env_steps"])
     notes: list[str] = []
     anneal = config.anneal_env_steps or stored.get("anneal_env_steps")
     if total != old_total and anneal is None:

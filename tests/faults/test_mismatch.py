@@ -268,3 +268,13 @@ def test_a_config_that_was_edited_in_the_directory_is_named_by_all_who_would_use
     assert "gamma: 0.5" in path.read_text()
     path.write_text(whole)
     assert launch(config, tmp_path / "run", cache=False).resumed_at == config.total_env_steps
+
+
+def test_a_run_made_longer_in_its_config_file_anneals_over_the_length_that_it_had(run, capsys):
+    path = run / "config.yaml"
+    whole = path.read_text()
+    assert whole.count("total_env_steps: 32\n") == 1
+    path.write_text(whole.replace("total_env_steps: 32\n", "total_env_steps: 64\n"))
+    assert cli.main(["resume", str(run)]) == 0
+    assert "total_env_steps is 64, was 32: rates that anneal" in capsys.readouterr().err
+    assert "anneal_env_steps: 32\n" in path.read_text()
