@@ -53,20 +53,20 @@ def look(trainer, state, key):
 LOOK = Event("look", every(PER), look)
 
 
-EARLIER = set()
+def threads_and_doors():
+    """What a run has on the host: the threads of its sinks, and its door."""
+    threads = {thread for thread in threading.enumerate() if thread.name.startswith("jaxtrain-")}
+    return threads | set(host._doors.values())
 
 
-@pytest.fixture(autouse=True)
-def earlier():
-    """A run inside `jax.jit` keeps its threads; those of other files' tests are not this one's."""
-    EARLIER.clear()
-    EARLIER.update(threading.enumerate())
-
-
+@pytest.fixture
 def left_behind():
-    """Threads of sinks that outlive their run."""
-    found = set(threading.enumerate()) - EARLIER
-    return [thread.name for thread in found if thread.name.startswith("jaxtrain-")]
+    """A function: the threads and doors that outlive the test's runs.
+
+    A run inside `jax.jit` keeps its own, to be called again: those of other files' tests are not counted.
+    """
+    earlier = threads_and_doors()
+    return lambda: threads_and_doors() - earlier
 
 
 # ---- an event that gives back something else
@@ -118,14 +118,14 @@ BAD = {
 
 @pytest.mark.parametrize("seeds", [0, 3], ids=["a key", "3 seeds"])
 @pytest.mark.parametrize("case", BAD)
-def test_an_event_that_changes_the_tree_is_named_before_anything_runs(case, seeds):
+def test_an_event_that_changes_the_tree_is_named_before_anything_runs(case, seeds, left_behind):
     act, schedule, more, words = BAD[case]
     sink = Memory()
     run = partial(train, tiny(), events=[LOOK, Event("mine", schedule, act, **more)], sinks=[sink])
     with pytest.raises(TypeError, match=rf"^event 'mine': the state.*{words}"):
         jax.vmap(run)(keys(seeds)) if seeds else run(jax.random.key(0))
     assert (sink.run, sink.records) == (None, [])
-    assert left_behind() == []
+    assert left_behind() == set()
 
 
 def test_a_whole_number_to_which_an_event_adds_a_half_is_another_dtype():
@@ -137,7 +137,7 @@ def test_a_whole_number_to_which_an_event_adds_a_half_is_another_dtype():
         train(tiny(), jax.random.key(0), events=[event])
 
 
-def test_what_an_event_raises_while_tracing_comes_out_as_it_is():
+def test_what_an_event_raises_while_tracing_comes_out_as_it_is(left_behind):
     error = KeyError("no such joint: 'elbow'")
 
     def broken(trainer, state, key):
@@ -148,7 +148,7 @@ def test_what_an_event_raises_while_tracing_comes_out_as_it_is():
         train(tiny(), jax.random.key(0), events=[LOOK, Event("mine", every(PER), broken)], sinks=[sink])
     assert caught.value is error
     assert (sink.run, sink.records) == (None, [])
-    assert left_behind() == []
+    assert left_behind() == set()
 
 
 # ---- an event's own host callback
@@ -170,7 +170,7 @@ CALLBACKS = {
 
 @pytest.mark.parametrize(("kind", "seeds"), [("io", 2), ("io, ordered", 0), ("pure", 0), ("pure", 2)])
 def test_a_callback_that_raises_ends_the_run_with_its_message_and_every_record_before_it(
-    kind, seeds, tmp_path
+    kind, seeds, tmp_path, left_behind
 ):
     def act(trainer, state, key):
         return state, {"angle": CALLBACKS[kind](state.clock + 0 * state.status)}  # of each seed
@@ -183,8 +183,7 @@ def test_a_callback_that_raises_ends_the_run_with_its_message_and_every_record_b
     assert [(record.name, record.update) for record in memory.records] == before
     read = [json.loads(line) for line in lines.path.read_text().splitlines()]
     assert [(row["name"], row["update"]) for row in read] == before
-    assert left_behind() == []
-    assert not host._doors
+    assert left_behind() == set()
 
     again = Memory()
     train(tiny(), jax.random.key(1), events=[LOOK], sinks=[again])  # nothing of it sticks to the process
