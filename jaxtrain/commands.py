@@ -86,12 +86,12 @@ def runs(options: argparse.Namespace) -> int:
         print(f"no runs in {options.root}")
         return 0
     width = max(3, *(len(str(row.path)) for row in found))
-    head = f"{'state':<10}  {'done':>5}  {'env steps':>15}  {'last return':>23}  last start"
+    head = f"{'seeds':>5}  {'state':<10}  {'done':>5}  {'env steps':>15}  {'last return':>23}  last start"
     print(f"{'run':<{width}}  {head}")
     for row in found:
         last = "" if row.last_return is None else f"{row.last_return:,.1f} ({row.return_of})"
         done = f"{row.progress:>5.0%}  {row.env_steps:>15,}"
-        print(f"{row.path!s:<{width}}  {row.state:<10}  {done}  {last:>23}  {row.started}")
+        print(f"{row.path!s:<{width}}  {row.seeds:>5}  {row.state:<10}  {done}  {last:>23}  {row.started}")
     return 0
 
 

@@ -24,6 +24,7 @@ class Row:
     """One run."""
 
     path: Path
+    seeds: int
     state: str  # running, finished, stopped, killed, failed, unreadable
     env_steps: int  # done, as far as the log goes
     total_env_steps: int
@@ -45,14 +46,16 @@ def rows(root: str | Path) -> list[Row]:
 
 def _row(path: Path) -> Row:
     try:
-        start = rundir.read_about(path)["starts"][-1]
+        about = rundir.read_about(path)
+        start, seeds = about["starts"][-1], len(about["seeds"] or range(about["num_seeds"]))
         total = int(files.read(path / rundir.CONFIG)["total_env_steps"])
         checkpoint = max(commits.found(rundir.inside(path, rundir.CHECKPOINTS)), default=None)
         env_steps, last, of = _last(path / rundir.LOG)
         done = max(env_steps, checkpoint or 0)
-        return Row(path, _state(path, start["exit"]), done, total, last, of, checkpoint, start["started"])
+        state = _state(path, start["exit"])
+        return Row(path, seeds, state, done, total, last, of, checkpoint, start["started"])
     except (ConfigError, OSError, LookupError, TypeError, ValueError):
-        return Row(path, "unreadable", 0, 0, None, "", None, "")
+        return Row(path, 0, "unreadable", 0, 0, None, "", None, "")
 
 
 def _state(path: Path, said: str | None) -> str:

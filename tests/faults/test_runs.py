@@ -26,7 +26,8 @@ def config_of(updates=4, **given):
 
 def test_runs_has_a_row_for_every_run_whatever_became_of_it(tmp_path, capsys):
     root = tmp_path / "root"
-    launch(config_of(4), root / "finished", cache=False)
+    launch(config_of(4), root / "finished", num_seeds=3, cache=False)
+    launch(config_of(4), root / "some", start_from=root / "finished", seeds=[2, 0], cache=False)
     endless = config_of(100_000, checkpoint={"every": 80, "reaction_seconds": 1})
     processes = {
         name: start(tmp_path / name, run, endless, root / "deeper" / name)
@@ -48,19 +49,21 @@ def test_runs_has_a_row_for_every_run_whatever_became_of_it(tmp_path, capsys):
 
     assert cli.main(["runs", str(root)]) == 0
     head, *lines = capsys.readouterr().out.splitlines()
-    assert head.split()[:2] == ["run", "state"]
+    assert head.split()[:3] == ["run", "seeds", "state"]
     said = {line.split()[0]: line.split()[1:] for line in lines}
-    assert {os.path.relpath(name, root): words[0] for name, words in said.items()} == {
+    assert {os.path.relpath(name, root): words[1] for name, words in said.items()} == {
         "finished": "finished",
+        "some": "finished",
         "deeper/stopped": "stopped",
         "deeper/killed": "killed",
         "deeper/running": "running",
         "unreadable": "unreadable",
         "headless": "unreadable",
     }
-    assert said[str(root / "finished")][1:3] == ["100%", "32"]
+    assert said[str(root / "finished")][2:4] == ["100%", "32"]
+    assert [said[str(root / name)][0] for name in ("finished", "some", "deeper/killed")] == ["3", "2", "1"]
     newest = max(commits.found(root / "deeper" / "stopped" / "checkpoints"))
-    assert said[str(root / "deeper" / "stopped")][2] == f"{newest:,}"
+    assert said[str(root / "deeper" / "stopped")][3] == f"{newest:,}"
 
     os.kill(processes["running"].pid, signal.SIGINT)
     assert ended(processes["running"]) == 0
