@@ -35,6 +35,9 @@ class CheckpointConfig:
     keep_every: int = fields.integer(
         0, low=0, help="env steps: the first at or behind each multiple stays for ever"
     )
+    keep_every_minutes: int = fields.integer(
+        0, low=0, help="likewise of minutes of training, over all of a run's starts"
+    )
     best: str = fields.custom(
         AUTO,
         _metric,

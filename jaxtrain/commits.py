@@ -85,11 +85,19 @@ def kept(said: Mapping[int, Mapping[str, Any]], settings: CheckpointConfig, metr
     stay |= {n for n in [best(said, metric, settings.best_mode)] if n is not None}
     stay |= set([n for n in newest if said[n]["finite"]][-1:])
     if settings.keep_every:
-        first: dict[int, int] = {}
-        for n in newest:
-            first.setdefault(n // settings.keep_every, n)
-        stay |= {n for bucket, n in first.items() if bucket}
+        stay |= _first_of_each({n: n // settings.keep_every for n in newest})
+    if settings.keep_every_minutes:
+        seconds = 60 * settings.keep_every_minutes
+        stay |= _first_of_each({n: int(said[n]["elapsed_seconds"] // seconds) for n in newest})
     return stay
+
+
+def _first_of_each(interval: Mapping[int, int]) -> set[int]:
+    """The first at or behind each multiple, of checkpoints in order and the interval that each is in."""
+    first: dict[int, int] = {}
+    for n, i in interval.items():
+        first.setdefault(i, n)
+    return {n for i, n in first.items() if i}
 
 
 def newest_good(directory: Path) -> tuple[dict[str, np.ndarray], dict[str, Any], dict[Path, str]]:

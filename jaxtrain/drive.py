@@ -113,8 +113,8 @@ class Drive:
             return "every"
         if clock in self._judged and self._better(state):
             return "best"
-        minutes = self._settings.every_minutes
-        return "time" if minutes and time.monotonic() - self._saved > 60 * minutes else None
+        minutes = [m for m in (self._settings.every_minutes, self._settings.keep_every_minutes) if m]
+        return "time" if minutes and time.monotonic() - self._saved > 60 * min(minutes) else None
 
     def _better(self, state: TrainState) -> bool:
         """Whether the metric that was just measured is the best so far."""

@@ -22,16 +22,28 @@ def manifest(value, finite, metric=METRIC):
     return {"best": None if metric is None else {"metric": metric, "value": value}, "finite": finite}
 
 
-manifests = st.dictionaries(
-    st.integers(0, 500),
-    st.builds(manifest, values, st.booleans(), st.sampled_from([METRIC, METRIC, "train/loss", None])),
-    min_size=1,
-    max_size=12,
+def timed(said, seconds):
+    """With the time by which each was saved, which no later one is behind."""
+    return {
+        n: {**said[n], "elapsed_seconds": at} for n, at in zip(sorted(said), sorted(seconds), strict=False)
+    }
+
+
+manifests = st.builds(
+    timed,
+    st.dictionaries(
+        st.integers(0, 500),
+        st.builds(manifest, values, st.booleans(), st.sampled_from([METRIC, METRIC, "train/loss", None])),
+        min_size=1,
+        max_size=12,
+    ),
+    st.lists(st.floats(0, 1500), min_size=12, max_size=12),
 )
 configs = st.builds(
     CheckpointConfig,
     keep_last=st.integers(1, 4),
     keep_every=st.sampled_from([0, 0, 7, 100]),
+    keep_every_minutes=st.sampled_from([0, 0, 1, 10]),
     best_mode=st.sampled_from(["max", "min"]),
 )
 
@@ -44,6 +56,13 @@ def measured(said, metric=METRIC):
         if m["best"] and m["best"]["metric"] == metric and m["best"]["value"] is not None
         if not math.isnan(m["best"]["value"])
     }
+
+
+def scales(said, config):
+    """What is kept for ever: of how many, and where on that scale each checkpoint lies."""
+    of_time = {n: m["elapsed_seconds"] for n, m in said.items()}
+    found = [(config.keep_every, {n: n for n in said}), (60 * config.keep_every_minutes, of_time)]
+    return [(length, scale) for length, scale in found if length]
 
 
 @given(manifests, st.sampled_from(["max", "min"]))
@@ -80,25 +99,25 @@ def test_nothing_stays_without_a_reason(said, config):
     reasons = set(sorted(said)[-config.keep_last :])
     reasons |= {commits.best(said, METRIC, config.best_mode)}
     reasons |= {max((n for n in said if said[n]["finite"]), default=None)}
-    kept = commits.kept(said, config, METRIC) - reasons
-    if not config.keep_every:
-        assert not kept
-    for n in kept:  # the first at or behind a multiple: none between that and itself
-        multiple = n // config.keep_every * config.keep_every
-        assert multiple > 0 and not any(multiple <= other < n for other in said)
+    for n in commits.kept(said, config, METRIC) - reasons:
+        # The first at or behind a multiple: none between that and itself.
+        assert any(
+            multiple > 0 and not any(multiple <= scale[other] and other < n for other in said)
+            for length, scale in scales(said, config)
+            for multiple in [scale[n] // length * length]
+        )
 
 
 @given(manifests, configs)
 def test_what_was_kept_for_a_multiple_stays_for_ever(said, config):
     """However the checkpoints come in, one after the other, with the rule after each."""
-    if not config.keep_every:
-        return
     there = {}
     for n in sorted(said):
         there[n] = said[n]
         there = {m: there[m] for m in commits.kept(there, config, METRIC)}
-    for bucket in {n // config.keep_every for n in said} - {0}:
-        assert min(n for n in said if n // config.keep_every == bucket) in there
+    for length, scale in scales(said, config):
+        for interval in {scale[n] // length for n in said} - {0}:
+            assert min(n for n in said if scale[n] // length == interval) in there
 
 
 @given(manifests, configs)
@@ -199,7 +218,8 @@ def test_a_run_whose_agent_is_no_longer_finite_keeps_the_last_that_was(tmp_path)
     assert finite[2] == {last: True, 88: False, 96: False}
 
 
-def test_a_checkpoint_is_due_when_the_last_is_older_than_every_minutes(tmp_path, monkeypatch):
+@pytest.mark.parametrize("name", ["every_minutes", "keep_every_minutes"])
+def test_a_checkpoint_is_due_when_the_last_is_older_than_that(tmp_path, monkeypatch, name):
     """A clock that runs a minute ahead at each look; whatever else asks for the time gets it too."""
     import time
 
@@ -216,7 +236,7 @@ def test_a_checkpoint_is_due_when_the_last_is_older_than_every_minutes(tmp_path,
     reasons = {}
     for minutes in (0, 3):
         monkeypatch.setattr(drive, "time", Clock())
-        settings = {"every": 0, "every_minutes": minutes, "keep_last": 99}
+        settings = {"every": 0, "every_minutes": 0, "keep_last": 99} | {name: minutes}
         config = tiny(48, algorithm=Drift(), logging={"every": 0, "sinks": []}, checkpoint=settings)
         directory = tmp_path / f"run{minutes}"
         launch(config, directory, cache=False)
