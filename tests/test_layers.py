@@ -27,6 +27,7 @@ LAYERS = (
         "event_config",
         "env_config",
         "checkpoint_config",
+        "logging_config",
         "config",
         "lane",
         "packing",
