@@ -19,11 +19,12 @@ import numpy as np
 from jax.experimental.compilation_cache.compilation_cache import reset_cache
 
 from jaxtrain import build, snapshot
+from jaxtrain.all_seeds import History
 from jaxtrain.config import Config
 from jaxtrain.packing import Packing
 from jaxtrain.state import TrainState
 from jaxtrain.train import door
-from jaxtrain.trainer import History, Trainer
+from jaxtrain.trainer import Trainer
 from jaxtrain.types import Key
 
 SMALL = 65_536  # up to so many entries arrays are copied together: each copy to the host is a halt

@@ -14,13 +14,14 @@ from typing import Any
 import numpy as np
 
 from jaxtrain import commits, host, rundir
+from jaxtrain.all_seeds import History
 from jaxtrain.checkpoint_config import AUTO, BEST, NONE
 from jaxtrain.compiled import Compiled
 from jaxtrain.config import Config
 from jaxtrain.reading import ConfigError, Problem, nearest
 from jaxtrain.schedule import every, finish
 from jaxtrain.state import TrainState
-from jaxtrain.trainer import History, Trainer
+from jaxtrain.trainer import Trainer
 from jaxtrain.types import Sink
 
 

@@ -1,7 +1,7 @@
 """A run of one seed: its parts built from a config, its first state, one update, one event.
 
 In: a config and events. Out: pure functions of the `TrainState` of one seed.
-Knows nothing of other seeds, of timetables or of sinks; `trainer.py` calls it for all of them.
+Knows nothing of other seeds, of timetables or of sinks; `all_seeds.py` calls it for all of them.
 """
 
 from __future__ import annotations

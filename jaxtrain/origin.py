@@ -18,11 +18,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxtrain import build, rundir, snapshot
+from jaxtrain.all_seeds import History
 from jaxtrain.config import Config, resolved
 from jaxtrain.reading import MISSING, ConfigError, Problem
 from jaxtrain.resume import Found, find, reconcile
 from jaxtrain.state import TrainState, as_key
-from jaxtrain.trainer import History, Trainer
+from jaxtrain.trainer import Trainer
 from jaxtrain.types import Key
 
 

@@ -16,6 +16,7 @@ import jax
 import numpy as np
 
 from jaxtrain import build, checkpoint, commits, rundir
+from jaxtrain.all_seeds import History
 from jaxtrain.checkpoint import Damaged
 from jaxtrain.compiled import Compiled, compilation_cache
 from jaxtrain.config import Config, EvaluationConfig, to_dict
@@ -24,7 +25,7 @@ from jaxtrain.origin import Origin, Seeds, restored
 from jaxtrain.reading import MISSING, ConfigError, Problem
 from jaxtrain.resume import differences, stored_config
 from jaxtrain.state import TrainState
-from jaxtrain.trainer import History, Trainer
+from jaxtrain.trainer import Trainer
 from jaxtrain.types import Key, PyTree
 
 Which = Literal["best", "last"] | int

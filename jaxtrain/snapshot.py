@@ -12,8 +12,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxtrain.all_seeds import History
 from jaxtrain.state import TrainState
-from jaxtrain.trainer import History
 from jaxtrain.types import PyTree
 
 Timetable = Mapping[str, Sequence[int]]

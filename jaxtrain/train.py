@@ -20,10 +20,11 @@ import jax.numpy as jnp
 from jax.core import Tracer
 
 from jaxtrain import build, host
+from jaxtrain.all_seeds import Emit, History
 from jaxtrain.config import Config, to_dict
 from jaxtrain.sinks import non_finite
 from jaxtrain.state import AXES, TrainState, as_key
-from jaxtrain.trainer import Emit, History, Trainer
+from jaxtrain.trainer import Trainer
 from jaxtrain.types import Key, PyTree, Record, Report, RunInfo, Sink
 
 

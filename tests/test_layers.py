@@ -48,7 +48,7 @@ LAYERS = (
     {"algorithms", "episodes", "hooks", "rollout"},
     {"evaluate", "state"},
     {"build", "events", "stock"},
-    {"one_seed", "train", "trainer"},
+    {"all_seeds", "one_seed", "train", "trainer"},
     {"commits", "compiled", "plan", "rundir", "snapshot"},
     {"drive", "resume", "runs"},
     {"origin"},

@@ -16,6 +16,13 @@ class Mutant(NamedTuple):
     new: str
 
 
+LOOP = (
+    "tests/test_trainer.py",
+    "tests/test_events.py",
+    "tests/test_stock.py",
+    "tests/test_launch.py",
+    "tests/faults/test_non_finite.py",
+)
 # What is asked about a bug in a file, the likeliest to notice first.
 TESTS = {
     "algorithms/ppo.py": ("tests/test_ppo.py", "tests/probes/test_probes.py"),
@@ -26,17 +33,12 @@ TESTS = {
     "evaluate.py": ("tests/test_evaluate.py", "tests/test_trainer.py"),
     "episodes.py": ("tests/test_rollout.py",),
     "one_seed.py": ("tests/test_trainer.py", "tests/test_events.py", "tests/probes/test_probes.py"),
-    "trainer.py": (
-        "tests/test_trainer.py",
-        "tests/test_events.py",
-        "tests/test_stock.py",
-        "tests/test_launch.py",
-        "tests/faults/test_non_finite.py",
-    ),
+    "all_seeds.py": LOOP,
+    "trainer.py": LOOP,
     "schedule.py": ("tests/test_schedule.py",),
 }
 
-PPO, RETURNS, NORMALISE, SHUFFLE, ROLLOUT, EVALUATE, EPISODES, ONE_SEED, TRAINER, SCHEDULE = TESTS
+PPO, RETURNS, NORMALISE, SHUFFLE, ROLLOUT, EVALUATE, EPISODES, ONE_SEED, ALL_SEEDS, TRAINER, SCHEDULE = TESTS
 
 MUTANTS = (
     # ---- losses
@@ -314,19 +316,19 @@ MUTANTS = (
     Mutant("evaluation never greedy", ONE_SEED, "greedy=settings.greedy)", "greedy=False)"),
     Mutant(
         "a stopped seed goes on",
-        TRAINER,
+        ALL_SEEDS,
         "kept = where(changed & ~fault, new, old)",
         "kept = where(~fault, new, old)",
     ),
     Mutant(
         "a bad update is kept",
-        TRAINER,
+        ALL_SEEDS,
         "kept = where(changed & ~fault, new, old)",
         "kept = where(changed, new, old)",
     ),
     Mutant(
         "an infinite agent goes unseen",
-        TRAINER,
+        ALL_SEEDS,
         "*([new.metrics[name]] for name in metrics), jax.tree.leaves(new.agent)]",
         "*([new.metrics[name]] for name in metrics), []]",
     ),
