@@ -15,7 +15,7 @@ import numpy as np
 
 from jaxtrain import commits, host, rundir
 from jaxtrain.all_seeds import History
-from jaxtrain.checkpoint_config import AUTO, BEST, NONE
+from jaxtrain.checkpoint_config import AUTO, BEST, NONE, CheckpointConfig
 from jaxtrain.compiled import Compiled
 from jaxtrain.config import Config
 from jaxtrain.reading import ConfigError, Problem, nearest
@@ -61,7 +61,7 @@ class Drive:
         self._committer, self._log, self._caught, self._facts = committer, log, caught, dict(facts)
         self._settings = trainer.config.checkpoint
         self._metric = best_metric(trainer)
-        self._due = _due(trainer)
+        self._due = due(trainer)
         self._judged = set(self._fresh_at())
         self._committed: int | None = None  # the clock of the last checkpoint
         self._saved = 0.0  # when, by the monotonic clock
@@ -114,8 +114,8 @@ class Drive:
             return "every"
         if clock in self._judged and self._better(state):
             return "best"
-        minutes = [m for m in (self._settings.every_minutes, self._settings.keep_every_minutes) if m]
-        return "time" if minutes and time.monotonic() - self._saved > 60 * min(minutes) else None
+        old = minutes(self._settings)
+        return "time" if old is not None and time.monotonic() - self._saved > 60 * old else None
 
     def _better(self, state: TrainState) -> bool:
         """Whether the metric that was just measured is the best so far."""
@@ -176,8 +176,13 @@ def check_metric(metric: str | None, metrics: Mapping[str, Any]) -> None:
         raise ConfigError([Problem("checkpoint.best", metric, rule)])
 
 
-def _due(trainer: Trainer) -> set[int]:
-    """The updates after which a checkpoint is due."""
+def minutes(settings: CheckpointConfig) -> int | None:
+    """How old the last checkpoint may become; None for any age."""
+    return min((m for m in (settings.every_minutes, settings.keep_every_minutes) if m), default=None)
+
+
+def due(trainer: Trainer) -> set[int]:
+    """The updates after which a checkpoint is due; there is one before the first, too."""
     per, updates = trainer.env_steps_per_update, trainer.num_updates
     schedule = finish()
     for interval in (trainer.config.interval("checkpoint"), trainer.config.checkpoint.keep_every):

@@ -1,4 +1,4 @@
-"""What a run will do, before it does: updates, env steps, when each event fires, how much memory.
+"""What a run will do, before it does: its length, when each event fires, what is saved, how much memory.
 
 In: a config. Out: text. Compiles the program for its memory, and runs nothing.
 """
@@ -6,12 +6,15 @@ In: a config. Out: text. Compiles the program for its memory, and runs nothing.
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxtrain import drive
+from jaxtrain.checkpoint_config import CheckpointConfig
 from jaxtrain.config import Config
 from jaxtrain.train import program
 from jaxtrain.trainer import Trainer
@@ -36,15 +39,39 @@ def plan(config: Config) -> str:
     ]
     for event in trainer.events:
         due = trainer.timetable[event.name]
-        at = [f"{u * per:,}" for u in due]
-        shown = at if len(at) <= 6 else [*at[:3], "…", *at[-2:]]
-        lines.append(f"{event.name:<24} {len(due):>9,}  {' '.join(shown)}   ({event.schedule})")
+        lines.append(f"{event.name:<24} {len(due):>9,}  {_env_steps(due, per)}   ({event.schedule})")
     for hook in trainer.collector.on_reset:
         lines.append(f"{hook.name:<24} {'':>9}  at each episode's start")
     for hook in trainer.collector.on_step:
         low, high = hook.every
         lines.append(f"{hook.name:<24} {'':>9}  every {low} to {high} steps of an episode")
-    return "\n".join([*lines, "", *_memory(trainer, config)])
+    return "\n".join([*lines, "", *_checkpoints(trainer, config.checkpoint), *_memory(trainer, config)])
+
+
+def _env_steps(updates: Iterable[int], per: int) -> str:
+    at = [f"{u * per:,}" for u in updates]
+    return " ".join(at if len(at) <= 6 else [*at[:3], "…", *at[-2:]])
+
+
+def _checkpoints(trainer: Trainer, settings: CheckpointConfig) -> list[str]:
+    """When a run in a directory is saved, and what of that stays."""
+    marks, metric = sorted({0, *drive.due(trainer)}), drive.best_metric(trainer)
+    when = list[str]()
+    stay = [f"the last {settings.keep_last}"]
+    minutes = drive.minutes(settings)
+    if minutes is not None:
+        when.append(f"when the last is {minutes} minutes old")
+    if metric is not None:
+        when.append(f"at each best {metric}")
+        stay.append("the best")
+    if settings.keep_every:
+        stay.append(f"the first of every {settings.keep_every:,} env steps")
+    if settings.keep_every_minutes:
+        stay.append(f"the first of every {settings.keep_every_minutes} minutes")
+    lines = [f"in a directory, at {_env_steps(marks, trainer.env_steps_per_update)} env steps"]
+    lines += [f"also {' and '.join(when)}"] if when else []
+    lines += [f"of them stay: {', '.join(stay)}"]
+    return [f"{'' if i else 'checkpoints':<14}{line}" for i, line in enumerate(lines)]
 
 
 def _memory(trainer: Trainer, config: Config) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 
 import pytest
 from hypothesis import given
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 from jaxtrain import checkpoint, commits
 from jaxtrain.checkpoint_config import CheckpointConfig
 from jaxtrain.launch import launch
+from jaxtrain.plan import plan
 from tests.faults.processes import Drift
 from tests.helpers import tiny
 
@@ -181,6 +183,15 @@ def test_a_run_leaves_the_checkpoints_that_its_config_says(tmp_path, settings, s
     ]
     for path in commits.found(place).values():
         checkpoint.verify(path)
+
+
+def test_a_plan_announces_the_checkpoints_that_the_run_makes(tmp_path):
+    settings = {"every": 32, "keep_every": 40, "keep_last": 99, "best": "none", "every_minutes": 0}
+    config = tiny(12, algorithm=Drift(), logging={"every": 0, "sinks": []}, checkpoint=settings)
+    announced = re.search(r"^checkpoints +in a directory, at ([\d ]+) env steps$", plan(config), re.M)
+    launch(config, tmp_path / "run", cache=False)
+    assert announced is not None
+    assert list(map(int, announced[1].split())) == list(commits.found(tmp_path / "run" / "checkpoints"))
 
 
 @pytest.mark.parametrize("mode", ["max", "min"])
