@@ -22,7 +22,9 @@ import jaxtrain
 from jaxtrain import commands, signals
 from jaxtrain import config as configs
 from jaxtrain.fields import MISSING, ConfigError, Problem, nearest
+from jaxtrain.resume import MAY_CHANGE
 
+COMMANDS = ("train", "resume", "runs", "evaluate", "verify", "plan", "list")
 # What a command takes besides fields of the config.
 OPTIONS = {
     "train": ("seed", "num-seeds", "out", "resume", "no-cache"),
@@ -36,7 +38,15 @@ A field of the config is set by its name with dashes, after the file:
 
 exit codes: 0 done, 2 a request that cannot be met (nothing was run or changed), 1 a failure (a seed whose
 metrics are not finite, a log or a checkpoint that could not be written, a damaged checkpoint that `verify`
-finds), 130 and 143 stopped by SIGINT and SIGTERM, saved
+finds), 130 and 143 stopped by SIGINT and SIGTERM: saved, unless the second one came
+"""
+RESUMED = f"""\
+What may change:
+
+  {", ".join(f"--{name.replace('_', '-')}" + (".…" if name == "checkpoint" else "") for name in MAY_CHANGE)}
+
+A run made longer keeps the rates that anneal at their final value; with --anneal-env-steps N they anneal
+over the first N env steps.
 """
 
 
@@ -45,6 +55,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     sys.path.insert(0, str(Path.cwd()))  # `package.module:name` of the user's own
     parser = _parser()
+    if arguments and not arguments[0].startswith("-") and arguments[0] not in COMMANDS:
+        print(f"jaxtrain: {arguments[0]}: no such command{nearest(arguments[0], COMMANDS)}", file=sys.stderr)
+        return 2
     options, rest = parser.parse_known_args(arguments)
     with _messages(), signals.leaving():
         try:
@@ -98,6 +111,9 @@ def _run(options: argparse.Namespace, rest: Sequence[str]) -> int:
             return getattr(commands, options.command)(options)
         if options.command == "resume":
             return commands.resume(_overrides(rest, OPTIONS["resume"]), options)
+        if not Path(options.file).exists():
+            rule = "there is no such file; needs one of YAML, such as experiments/cartpole_ppo.yaml"
+            raise ConfigError([Problem(options.file, MISSING, rule)])
         if Path(options.file).is_dir():
             rule = f"is a directory; to go on with the run in it: jaxtrain resume {options.file}"
             raise ConfigError([Problem(options.file, MISSING, rule)])
@@ -146,6 +162,7 @@ def _parser() -> argparse.ArgumentParser:
         "resume",
         "go on with a run exactly where it stopped, or for longer",
         "DIR [--total-env-steps N] [--field.name VALUE ...] [--seeds I,J --out DIR] [--no-cache]",
+        RESUMED,
     )
     again.add_argument("directory", metavar="DIR", help="of the run")
     again.add_argument(
@@ -193,7 +210,10 @@ def _whole(low: int) -> type[int]:
 
 
 def _numbers(text: str) -> list[int]:
-    return [int(word) for word in text.split(",")]
+    try:
+        return [int(word) for word in text.split(",")]
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r}: needs whole numbers, such as 3,7") from None
 
 
 def _fields() -> str:
@@ -206,20 +226,27 @@ def _fields() -> str:
 
 
 def _overrides(rest: Sequence[str], options: Sequence[str]) -> list[str]:
-    """`--env.num-envs 64` or `--env.num-envs=64` as `env.num_envs=64`; `options` are what else there is."""
-    fields = {path.partition(".")[0] for path, *_ in configs.describe()}
+    """`--env.num-envs 64` and `--env.num-envs=64` as `env.num_envs=64`, which may be said as it is.
+
+    Args:
+      options: what else there is.
+    """
+    paths = [path for path, *_ in configs.describe()]
+    fields = {path.partition(".")[0] for path in paths}
     found: list[str] = []
     words = list(rest)
     while words:
         word = words.pop(0)
+        if "=" in word and word.partition("=")[0].partition(".")[0] in fields:
+            found.append(word)
+            continue
         if not word.startswith("--"):
             raise ConfigError(
                 [Problem(word, MISSING, "needs a field in front of it, as in --env.num-envs 64")]
             )
         name, equals, value = word[2:].partition("=")
         if name.partition(".")[0].replace("-", "_") not in fields:
-            known = [*options, *(f.replace("_", "-") for f in sorted(fields))]
-            rule = "no such option or field of the config" + nearest(name.replace("_", "-"), known)
+            rule = _unknown(name.replace("_", "-"), paths, options)
             raise ConfigError([Problem(f"--{name}", MISSING, rule)])
         if not equals:
             if not words:
@@ -227,6 +254,17 @@ def _overrides(rest: Sequence[str], options: Sequence[str]) -> list[str]:
             value = words.pop(0)
         found.append(f"{name.replace('-', '_')}={value}")
     return found
+
+
+def _unknown(name: str, paths: Sequence[str], options: Sequence[str]) -> str:
+    """What is wrong with an option of that name, and what may have been meant."""
+    if "seeds" in options and name in ("seed", "num-seeds"):
+        return "a run keeps the seeds that it has; --seeds I,J --out DIR goes on with some of them"
+    dashed = [path.replace("_", "-") for path in paths]
+    inner = [path for path in dashed if path.rpartition(".")[2] == name]
+    known = [*options, *sorted({path.partition(".")[0] for path in dashed})]
+    meant = f"; there is --{', --'.join(inner)}" if inner else nearest(name, known)
+    return "no such option or field of the config" + meant
 
 
 def listing(what: str) -> str:

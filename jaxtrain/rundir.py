@@ -65,6 +65,8 @@ class RunDirectory:
         self.path = Path(path)
         self._lock: IO[str] | None = None
         try:
+            if self.path.exists() and not self.path.is_dir():
+                raise self._refuse(path, "cannot be written (is a file); needs a directory")
             self._made = [p for p in (self.path, *self.path.parents) if not p.exists()]  # the innermost first
             self.path.mkdir(parents=True, exist_ok=True)
             self.path = self.path.resolve()
@@ -222,6 +224,7 @@ def this_start(
     flags = {k: v for k, v in sorted(os.environ.items()) if k.startswith(_FLAGS)}
     return {
         "command": sys.argv,
+        "working_directory": os.getcwd(),
         "host": socket.gethostname(),
         "pid": os.getpid(),
         "started": now(),

@@ -57,7 +57,15 @@ def test_a_misspelt_field_and_a_wrong_total_are_named_together_and_nothing_is_ma
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["train", "missing.yaml"], "cannot be read"),
+        (["train", "missing.yaml"], "missing.yaml: there is no such file; needs one of YAML"),
+        (["evalute", "run"], "evalute: no such command; the nearest known is 'evaluate'"),
+        (["train", "FILE", "--learning-rate", "1"], "there is --algorithm.learning-rate"),
+        (
+            ["train", "FILE", "--every", "8"],
+            "there is --evaluation.every, --logging.every, --checkpoint.every",
+        ),
+        (["train", "FILE", "algorithm.gama=1"], "algorithm.gama: unknown key; the nearest known is 'gamma'"),
+        (["train", "FILE", "--out", "FILE"], "cannot be written (is a file); needs a directory"),
         (["train", "FILE", "loose"], "needs a field in front of it"),
         (["train", "FILE", "--env.num-envs"], "needs a value"),
         (["train", "FILE", "--env.num-envs", "three"], "env.num_envs = 'three': needs an int"),
@@ -77,7 +85,7 @@ def test_a_bad_request_is_one_readable_error_and_exit_code_2(file, capsys, argum
 
 def test_overrides_reach_the_run_and_its_files_are_named(file, tmp_path, capsys):
     out = tmp_path / "out"
-    assert main(["train", file, "--total-env-steps", "1.92e2", "--seed=1", "--out", str(out)]) == 0
+    assert main(["train", file, "total_env_steps=1.92e2", "--seed=1", "--out", str(out)]) == 0
     rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     assert rows[-1]["env_steps"] == 192
     assert json.loads((out / "run.json").read_text())["seed"] == 1
@@ -206,7 +214,10 @@ def test_a_run_is_begun_listed_resumed_for_longer_evaluated_and_verified(file, t
     code, verdict, _ = say("verify", out, "--replay")
     assert code == 0 and "the same bits" in verdict
     code, _, err = say("resume", out, "--seed", 3)
-    assert code == 2 and "--seed: no such option" in err and "'seeds'" in err
+    assert code == 2 and "--seed: a run keeps the seeds that it has; --seeds I,J --out DIR" in err
+    with pytest.raises(SystemExit) as ended:
+        say("resume", out, "--seeds", "a", "--out", tmp_path / "some")
+    assert ended.value.code == 2 and "'a': needs whole numbers, such as 3,7" in capsys.readouterr().err
     code, _, err = say("train", out)
     assert code == 2 and f"jaxtrain resume {out}" in err
     code, _, err = say("resume", out, "--algorithm.gamma", 0.5, "--total-env-steps", 1152)
