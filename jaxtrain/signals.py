@@ -33,16 +33,21 @@ def listening() -> Generator[list[int]]:
     reading, writing = os.pipe()
     os.set_blocking(writing, False)
 
+    def say(*words: str) -> threading.Thread:
+        thread = threading.Thread(target=_log.warning, args=words, daemon=True)  # as it may block
+        thread.start()
+        return thread
+
     def watch() -> None:
         while number := os.read(reading, 1):
             if number[0] not in CAUGHT:
                 continue
+            name = signal.Signals(number[0]).name
             if caught:
+                say("%s again: left at once; what was not saved yet is to be done again", name).join(0.1)
                 _leave(128 + number[0])
             caught.append(number[0])
-            name = signal.Signals(number[0]).name
-            said = ("%s: saving and leaving at the next chance; again to leave at once", name)
-            threading.Thread(target=_log.warning, args=said, daemon=True).start()  # it may block
+            say("%s: saving and leaving at the next chance; again to leave at once", name)
         os.close(reading)
 
     def note(number: int, frame: Any) -> None:

@@ -173,7 +173,7 @@ def test_forty_runs_that_are_told_to_stop_save_and_go_on_to_the_same_bits(tmp_pa
     stop_often(40, config_of(24, 50_000), tmp_path)
 
 
-def leave_at_once(process: Any, place: Path, first: int, second: int) -> None:
+def leave_at_once(process: Any, place: Path, log: Path, first: int, second: int) -> None:
     """Two signals, the second while the first cannot be answered yet."""
     assert alive(process)
     time.sleep(0.2)
@@ -184,6 +184,7 @@ def leave_at_once(process: Any, place: Path, first: int, second: int) -> None:
     begun = time.monotonic()
     os.kill(process.pid, second)
     assert ended(process) == 128 + second
+    assert f"{signal.Signals(second).name} again: left at once" in log.read_text()
     print(f"\nsecond signal: gone after {time.monotonic() - begun:.3f} s")
     assert Watch(place).saved() == saved  # nothing was waited for
     assert json.loads((place / "run.json").read_text())["starts"][-1]["exit"] is None
@@ -198,7 +199,7 @@ def test_a_second_signal_ends_a_run_at_once_while_it_compiles(tmp_path, at):
     arguments = ("train", file, "--out", str(place), "--no-cache")
     process = command(*arguments, output=log, JAX_LOG_COMPILES="1")
     until(lambda: f"Finished {at}" in log.read_text(), process)
-    leave_at_once(process, place, signal.SIGTERM, signal.SIGTERM)
+    leave_at_once(process, place, log, signal.SIGTERM, signal.SIGTERM)
     assert "XLA compilation of jit(advance)" not in log.read_text()
 
 
@@ -210,7 +211,7 @@ def test_a_second_signal_ends_a_run_at_once_while_it_evaluates_and_costs_only_wh
     )
     process, watch = start(log, main, "train", file, "--out", str(place), "--no-cache"), Watch(place)
     until(lambda: doing(watch) == "evaluation", process)
-    leave_at_once(process, place, signal.SIGINT, signal.SIGTERM)
+    leave_at_once(process, place, log, signal.SIGINT, signal.SIGTERM)
     assert ended(start(log, main, "resume", str(place), "--no-cache")) == 0, log.read_text()
     assert ended(start(log, main, "train", file, "--out", str(tmp_path / "whole"), "--no-cache")) == 0
     assert (arrays(place), rows(place)) == (arrays(tmp_path / "whole"), rows(tmp_path / "whole"))
