@@ -152,9 +152,14 @@ def anew(
         if found is None:
             raise ConfigError([Problem("start_from", str(place), "holds no checkpoint yet")])
         config, notes = reconcile(place, config, _described(events), found.manifest.get("config"))
+        _check_length(config, place, found)
         notes.append(f"beginning from {found.env_steps:,} env steps of {place}; the log of before is there")
+        if found.env_steps == config.total_env_steps:
+            notes.append(
+                "that is all of its env steps: only to save is left; total_env_steps makes it longer"
+            )
         seeds, arrays, manifest = stored.narrowed(asked), found.arrays, found.manifest
-        source = {"directory": str(place), "env_steps": found.env_steps}
+        source = {"directory": str(place.resolve()), "env_steps": found.env_steps}
         if seeds.all != stored.all:
             arrays = snapshot.of_seeds(arrays, [stored.all.index(s) for s in seeds.all])
     outside = [s for s in seeds.all if s >= seeds.num_seeds]
@@ -200,10 +205,17 @@ def again(
         )
         begun = anew(config, events, given, source and source["directory"])
         return dataclasses.replace(begun, about=about, notes=notes)
-    if found.env_steps > config.total_env_steps:
-        rule = f"the run in {str(place)!r} has done {found.env_steps} env steps; needs at least that"
-        raise ConfigError([Problem("total_env_steps", config.total_env_steps, rule)])
+    _check_length(config, place, found)
     return Origin(config, seeds, about, found.arrays, found.manifest, found, notes)
+
+
+def _check_length(config: Config, place: Path, found: Found) -> None:
+    if found.env_steps > config.total_env_steps:
+        rule = (
+            f"the run in {str(place)!r} has done {found.env_steps} env steps; needs at least that, "
+            f"or another directory for another run"
+        )
+        raise ConfigError([Problem("total_env_steps", config.total_env_steps, rule)])
 
 
 def _described(events: Sequence[build.Part]) -> list[str]:

@@ -56,7 +56,10 @@ def stored_config(directory: Path, overrides: Sequence[str] = ()) -> Config:
     try:
         load_config(path)
     except ConfigError as error:
-        rule = f"{CONFIG}: {error}; a config with objects from Python goes on from Python, with `launch`"
+        rule = (
+            f"cannot be read back; if it has objects from Python, give the config itself to `launch`, or to "
+            f"`load_policy` as config=. {CONFIG}: {error}"
+        )
         raise ConfigError([Problem(f"directory {str(directory)!r}", MISSING, rule)]) from None
     return load_config(path, overrides)
 
@@ -82,7 +85,8 @@ def reconcile(
         anneal = old_total
         notes.append(
             f"total_env_steps is {total}, was {old_total}: rates that anneal do so over the first {anneal} "
-            f"env steps, as before, and stay at their final value; anneal_env_steps sets another length"
+            f"env steps, as before, and stay at their final value, where one of 0 learns no more; "
+            f"anneal_env_steps sets another length"
         )
     config = resolved(dataclasses.replace(config, **kept, anneal_env_steps=anneal))
     problems = differences(saved or stored, config)

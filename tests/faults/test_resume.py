@@ -21,7 +21,7 @@ import jax
 import numpy as np
 import pytest
 
-from jaxtrain import Config, commits
+from jaxtrain import Config, ConfigError, commits
 from jaxtrain.launch import launch
 from jaxtrain.types import Record, RunInfo
 from tests.faults.processes import Drift, arrays, call, left_over, points, rows
@@ -215,6 +215,10 @@ def few_seeds(directory: Path) -> None:
 
     close(launch(config, directory / "one", start_from=half, seeds=[3], cache=False), 3)
     close(launch(config, directory / "two", start_from=half, seeds=[3, 7], cache=False), [3, 7])
+    with pytest.raises(ConfigError, match=r"total_env_steps = 16: the run in .*half' has done 32 env steps"):
+        short = tiny(updates=2, logging=SINKS, evaluation=EVALUATED, checkpoint=SAVED)
+        launch(short, directory / "short", start_from=half, seeds=[3], cache=False)
+    assert not (directory / "short").exists()
     close(launch(config, directory / "fresh", seed=3, num_seeds=8, seeds=[3, 7], cache=False), [3, 7])
     assert next(row["update"] for row in rows(directory / "one") if row["name"] == "metrics") == 5
     assert arrays(half)["state.clock"] != arrays(directory / "whole")["state.clock"]  # only read from
@@ -223,6 +227,12 @@ def few_seeds(directory: Path) -> None:
     assert differing(ending.result, whole.result) == []
     assert arrays(half) == arrays(directory / "whole")
     assert rows(half) == rows(directory / "whole")
+    # Of a run that is finished some seeds are only taken out, and that is said.
+    notes = Notes()
+    logging.getLogger("jaxtrain").addHandler(notes)
+    close(launch(config, directory / "out", start_from=directory / "whole", seeds=[7], cache=False), 7)
+    assert any("only to save is left" in message for message in notes.messages), notes.messages
+    assert list(commits.found(directory / "out" / "checkpoints")) == [config.total_env_steps]
     # Those of fewer seeds can be stopped too.
     wanted = arrays(directory / "two"), rows(directory / "two")
     forget(directory / "two", 6 * config.env_steps_per_update)
