@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from jaxtrain import rundir
-from jaxtrain.commits import over_seeds
+from jaxtrain.commits import manifests, over_seeds
 from jaxtrain.config import Config
 from jaxtrain.reading import MISSING, ConfigError, Problem
 from jaxtrain.resume import stored_config
@@ -99,7 +99,8 @@ def evaluate(options: argparse.Namespace) -> int:
     """Complete episodes with a saved policy."""
     from jaxtrain.saved import evaluate_saved
 
-    which = int(options.which) if options.which.isdecimal() else options.which
+    digits = options.which.replace(",", "").replace("_", "")  # as numbers are printed, and written in YAML
+    which = int(digits) if digits.isdecimal() else options.which
     saved, report = evaluate_saved(options.directory, which, options.seed, num_episodes=options.num_episodes)
     env_steps, trainer = saved.manifest["env_steps"], saved.trainer
     per = trainer.env_steps_per_update
@@ -123,13 +124,21 @@ def _text(value: float | None) -> str:
     return "nan" if value is None else f"{value:g}"
 
 
+def _about(manifest: Mapping[str, Any]) -> str:
+    """A whole checkpoint: why it was made, and what it is judged by."""
+    best = manifest["best"]
+    judged = f"  {best['metric']} {_text(best['value'])}" if best and best["value"] is not None else ""
+    return f"whole  {manifest['reason']:<9}{judged}".rstrip()
+
+
 def verify(options: argparse.Namespace) -> int:
     """Check every checkpoint of a run; with --replay also that it can be run again to the same bits."""
     from jaxtrain.saved import replay, verdicts
 
     found: Mapping[Path, str | None] = verdicts(options.directory)
+    said = manifests(Path(options.directory) / rundir.CHECKPOINTS)
     for path, problem in found.items():
-        print(f"{path.name}  {'whole' if problem is None else problem}")
+        print(f"{path.name}  {_about(said[int(path.name)]) if problem is None else problem}")
     if not found:
         print("no checkpoint yet")
     for path in sorted((Path(options.directory) / rundir.CHECKPOINTS).glob("*.set-aside*")):

@@ -11,7 +11,7 @@ runs with no seed axis at all.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache, partial
 from typing import Any
 
@@ -59,8 +59,8 @@ class Result:
     Under `vmap` leaves have the mapped axes in front.
     """
 
-    state: TrainState
-    history: History
+    state: TrainState = field(repr=False)
+    history: History = field(repr=False)
     marks: Marks
 
 
