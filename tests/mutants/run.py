@@ -2,7 +2,7 @@
 
 In: words that select mutants by file or description; none for all. Out: a table of mutant and first
 failing test, and exit code 1 if fewer than 95 % are noticed.
-Knows nothing of the bugs; `mutants.py` lists them.
+Knows nothing of the bugs; `learning.py` and `life_cycle.py` list them.
 
     python -m tests.mutants.run [WORD ...] [--out TABLE.md]
 """
@@ -19,7 +19,8 @@ import time
 from collections.abc import Iterable
 from pathlib import Path
 
-from tests.mutants.mutants import MUTANTS, TESTS, Mutant
+from tests.mutants.mutant import Mutant
+from tests.mutants.mutants import MUTANTS, TESTS
 
 ROOT = Path(__file__).parents[2]
 TIMEOUT_SECONDS = 600

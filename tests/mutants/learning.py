@@ -1,0 +1,382 @@
+"""Bugs to plant in what learns: the algorithm, rollouts, evaluation, the loop, schedules.
+
+In: nothing. Out: `MUTANTS`, and the test files that are to notice.
+"""
+
+from __future__ import annotations
+
+from tests.mutants.mutant import Mutant
+
+LOOP = (
+    "tests/test_trainer.py",
+    "tests/test_events.py",
+    "tests/test_stock.py",
+    "tests/test_launch.py",
+    "tests/faults/test_non_finite.py",
+)
+# What is asked about a bug in a file, the likeliest to notice first.
+TESTS = {
+    "algorithms/ppo.py": ("tests/test_ppo.py", "tests/probes/test_probes.py"),
+    "returns.py": ("tests/test_returns.py", "tests/test_ppo.py"),
+    "normalise.py": ("tests/test_normalise.py", "tests/test_ppo.py"),
+    "shuffle.py": ("tests/test_shuffle.py", "tests/test_ppo.py"),
+    "rollout.py": ("tests/test_rollout.py", "tests/test_trainer.py", "tests/probes/test_probes.py"),
+    "evaluate.py": ("tests/test_evaluate.py", "tests/test_trainer.py"),
+    "episodes.py": ("tests/test_rollout.py",),
+    "one_seed.py": ("tests/test_trainer.py", "tests/test_events.py", "tests/probes/test_probes.py"),
+    "all_seeds.py": LOOP,
+    "trainer.py": LOOP,
+    "schedule.py": ("tests/test_schedule.py",),
+}
+
+PPO, RETURNS, NORMALISE, SHUFFLE, ROLLOUT, EVALUATE, EPISODES, ONE_SEED, ALL_SEEDS, TRAINER, SCHEDULE = TESTS
+
+MUTANTS = (
+    # ---- losses
+    Mutant("entropy sign flipped", PPO, "policy_loss - self.entropy_coef", "policy_loss + self.entropy_coef"),
+    Mutant("policy gradient descends", PPO, "policy_loss = -jnp.mean", "policy_loss = jnp.mean"),
+    Mutant("larger of the two surrogates", PPO, "jnp.minimum(ratio * adv", "jnp.maximum(ratio * adv"),
+    Mutant("ratio the wrong way up", PPO, "ratio = jnp.exp(log_ratio)", "ratio = jnp.exp(-log_ratio)"),
+    Mutant("smaller of the two value losses", PPO, "error = jnp.maximum(", "error = jnp.minimum("),
+    Mutant("value loss without its half", PPO, "value_loss = 0.5 * jnp.mean", "value_loss = jnp.mean"),
+    Mutant(
+        "value clipped around the target",
+        PPO,
+        "jnp.clip(value - batch.value,",
+        "jnp.clip(value - batch.target,",
+    ),
+    Mutant("advantages never normalised", PPO, "if self.normalize_advantages:", "if False:"),
+    Mutant(
+        "advantages normalised over the rollout",
+        PPO,
+        "flat = jax.tree.map(lambda x",
+        "self, a = dataclasses.replace(self, normalize_advantages=False), batch.advantage\n"
+        "        batch = batch._replace(advantage=(a - a.mean()) / (a.std() + 1e-8))\n"
+        "        flat = jax.tree.map(lambda x",
+    ),
+    Mutant(
+        "target without the value",
+        PPO,
+        "value, advantage, advantage + value)",
+        "value, advantage, advantage)",
+    ),
+    Mutant("KL estimated by k1", PPO, "jnp.mean(ratio - 1.0 - log_ratio)", "jnp.mean(-log_ratio)"),
+    Mutant("clip fraction of one side", PPO, "jnp.abs(ratio - 1.0) > clip_range", "ratio - 1.0 > clip_range"),
+    Mutant("KL target ignored", PPO, 'learning & (metrics["approx_kl"] <= 1.5 * self.target_kl)', "learning"),
+    # ---- optimizer and schedules
+    Mutant("Adam's eps is 1e-8", PPO, "fields.rate(1e-5, above=0)", "fields.rate(1e-8, above=0)"),
+    Mutant("gradients clipped one by one", PPO, "optax.clip_by_global_norm(", "optax.clip("),
+    Mutant("gradient norm after clipping", PPO, "optax.tree.norm(grads)", "optax.tree.norm(updates)"),
+    Mutant("rate never annealed", PPO, "(remaining if self.anneal_learning_rate else 1.0)", "1.0"),
+    Mutant("clip range never annealed", PPO, "(remaining if self.anneal_clip_range else 1.0)", "1.0"),
+    Mutant(
+        "rate is 0 one update early",
+        PPO,
+        "spec.num_updates - agent.updates,",
+        "spec.num_updates - 1 - agent.updates,",
+    ),
+    Mutant(
+        "annealing counts epochs", PPO, "updates=agent.updates + 1", "updates=agent.updates + self.num_epochs"
+    ),
+    # ---- ends of episodes
+    Mutant(
+        "reset observation bootstrapped",
+        PPO,
+        "lambda: jnp.where(cut, value_of(rollout.next_obs), following)",
+        "lambda: following",
+    ),
+    Mutant(
+        "V(s_t) bootstrapped at a time limit",
+        PPO,
+        "value_of(rollout.next_obs), following",
+        "value, following",
+    ),
+    Mutant(
+        "last step bootstrapped from itself",
+        PPO,
+        "lambda x: x[-1], rollout.next_obs)",
+        "lambda x: x[-1], rollout.obs)",
+    ),
+    Mutant("a value follows itself", PPO, "jnp.concatenate([value[1:], last[None]])", "value"),
+    Mutant(
+        "death bootstrapped",
+        RETURNS,
+        "delta = reward + gamma * jnp.where(terminated, 0.0, next_value)",
+        "delta = reward + gamma * next_value",
+    ),
+    Mutant(
+        "time limit taken for death",
+        RETURNS,
+        "jnp.where(terminated, 0.0, next_value) - value",
+        "jnp.where(terminated | truncated, 0.0, next_value) - value",
+    ),
+    Mutant(
+        "advantages leak through a time limit",
+        RETURNS,
+        "jnp.where(terminated | truncated, 0.0, gamma * gae_lambda)",
+        "jnp.where(terminated, 0.0, gamma * gae_lambda)",
+    ),
+    Mutant("trace decays without gamma", RETURNS, "0.0, gamma * gae_lambda)", "0.0, gae_lambda)"),
+    Mutant(
+        "running return reset a step early",
+        RETURNS,
+        "jnp.concatenate([jnp.zeros_like(done[:1]), done[:-1]])",
+        "done",
+    ),
+    Mutant(
+        "running return carried over an end", RETURNS, "jnp.where(done[-1], 0.0, returns[-1])", "returns[-1]"
+    ),
+    # ---- normalisers
+    Mutant(
+        "normaliser moves before learning",
+        PPO,
+        "obs = normalise.apply(agent.obs_stats, rollout.obs)",
+        "obs = normalise.apply(normalise.update(agent.obs_stats, rollout.obs), rollout.obs)",
+    ),
+    Mutant(
+        "normaliser never moves",
+        PPO,
+        "obs_stats=normalise.update(agent.obs_stats, rollout.obs)",
+        "obs_stats=agent.obs_stats",
+    ),
+    Mutant(
+        "normaliser takes next_obs",
+        PPO,
+        "normalise.update(agent.obs_stats, rollout.obs)",
+        "normalise.update(agent.obs_stats, rollout.next_obs)",
+    ),
+    Mutant(
+        "critic sees raw observations",
+        PPO,
+        "value(agent.params, normalise.apply(agent.obs_stats, next_obs))",
+        "value(agent.params, next_obs)",
+    ),
+    Mutant("value in the unit of scaled reward", PPO, "value * normalise.scale(agent.reward_scale)", "value"),
+    Mutant(
+        "running return not reset at a time limit",
+        PPO,
+        "done = rollout.terminated | rollout.truncated",
+        "done = rollout.terminated",
+    ),
+    Mutant("divided by the variance", NORMALISE, "value = jnp.sqrt(stats.var)", "value = stats.var"),
+    Mutant(
+        "latest batch weighs too little",
+        NORMALISE,
+        "1.0 / (stats.updates + 1.0)",
+        "1.0 / (stats.updates + 2.0)",
+    ),
+    Mutant("spread between batches forgotten", NORMALISE, " + (1.0 - weight) * jnp.square(shift)", ""),
+    Mutant(
+        "outliers not clipped",
+        NORMALISE,
+        "jnp.clip((x - stats.mean) / std(stats), -clip, clip)",
+        "(x - stats.mean) / std(stats)",
+    ),
+    Mutant(
+        "rewards centred",
+        NORMALISE,
+        "state, reward / scale(state)",
+        "state, (reward - reward.mean()) / scale(state)",
+    ),
+    # ---- actions and keys
+    Mutant("clipped action judged", PPO, 'rollout.extras.get("action", rollout.action)', "rollout.action"),
+    Mutant(
+        "greedy and sampled swapped", PPO, "dist.mode(params) if greedy", "dist.mode(params) if not greedy"
+    ),
+    Mutant(
+        "one key to collect and to learn",
+        PPO,
+        "key_collect, key_learn = jax.random.split(key)",
+        "key_collect = key_learn = key",
+    ),
+    Mutant(
+        "every epoch in the same order",
+        PPO,
+        "carry, jax.random.split(key, self.num_epochs))",
+        "carry, jnp.repeat(key[None], self.num_epochs))",
+    ),
+    Mutant(
+        "no shuffle", PPO, "permutation(key_shuffle, time, envs).reshape", "jnp.arange(time * envs).reshape"
+    ),
+    Mutant(
+        "samples drawn with replacement",
+        PPO,
+        "permutation(key_shuffle, time, envs).reshape",
+        "jax.random.randint(key_shuffle, (time * envs,), 0, time * envs).reshape",
+    ),
+    Mutant("odd number of rounds", SHUFFLE, "ROUNDS = 8", "ROUNDS = 7"),
+    Mutant(
+        "a round that cannot be undone",
+        SHUFFLE,
+        "x = x + _hash(y, keys[i]) % size_x",
+        "x = x + _hash(x, keys[i]) % size_x",
+    ),
+    Mutant("one round key", SHUFFLE, "_hash(y, keys[i])", "_hash(y, jnp.uint32(i))"),
+    # ---- rollout
+    Mutant(
+        "time limits do not reset", ROLLOUT, "done = out.terminated | out.truncated", "done = out.terminated"
+    ),
+    Mutant("next_obs is obs", ROLLOUT, "next_obs=out.obs,", "next_obs=runner.obs,"),
+    Mutant(
+        "next_obs belongs to the next episode",
+        ROLLOUT,
+        "next_obs=out.obs,",
+        "next_obs=_select(done, out.obs if fresh is None else fresh.obs, out.obs),",
+    ),
+    Mutant(
+        "last observation carried into the next episode",
+        ROLLOUT,
+        "obs=_select(done, fresh.obs, out.obs)",
+        "obs=out.obs",
+    ),
+    Mutant(
+        "return carried into the next episode",
+        ROLLOUT,
+        "episode_return=jnp.where(done, 0.0, total)",
+        "episode_return=total",
+    ),
+    Mutant(
+        "memory carried into the next episode",
+        ROLLOUT,
+        "memory=_select(done, self.fresh_memory, decision.memory)",
+        "memory=decision.memory",
+    ),
+    Mutant("lengths one short", ROLLOUT, "runner.episode_length + 1", "runner.episode_length"),
+    Mutant(
+        "one key for all environments",
+        ROLLOUT,
+        "key_act, split(key_env, self.num_envs)",
+        "key_act, jnp.repeat(key_env[None], self.num_envs)",
+    ),
+    Mutant(
+        "one key for all starts",
+        ROLLOUT,
+        "split(key_reset, self.num_envs), key_push",
+        "jnp.repeat(key_reset[None], self.num_envs), key_push",
+    ),
+    Mutant(
+        "environment and start share a key",
+        ROLLOUT,
+        "split(key_reset, self.num_envs), key_push",
+        "split(key_env, self.num_envs), key_push",
+    ),
+    Mutant(
+        "policy and environment share a key",
+        ROLLOUT,
+        "key_act, split(key_env, self.num_envs)",
+        "key_env, split(key_env, self.num_envs)",
+    ),
+    Mutant(
+        "every step draws the same",
+        ROLLOUT,
+        "jax.vmap(self.step_keys)(jax.random.split(key, self.length))",
+        "jax.vmap(self.step_keys)(jnp.repeat(key[None], self.length))",
+    ),
+    Mutant("ring overwrites itself", EPISODES, "(self.position + rank - 1) % WINDOW", "(rank - 1) % WINDOW"),
+    Mutant(
+        "ring keeps the first of many",
+        EPISODES,
+        "kept = done & (rank > count - WINDOW)",
+        "kept = done & (rank <= WINDOW)",
+    ),
+    # ---- evaluation
+    Mutant("rewards after the end count", EVALUATE, "active & ~(counts & moment.done)", "active"),
+    Mutant("last reward left out", EVALUATE, "where(counts, moment", "where(counts & ~moment.done, moment"),
+    Mutant("cut episodes pass for finished ones", EVALUATE, "active.sum(", "(active & False).sum("),
+    Mutant(
+        "starts drawn with the key of the steps",
+        EVALUATE,
+        "collector.start(key_start",
+        "collector.start(key_run",
+    ),
+    Mutant("every evaluation step draws the same", EVALUATE, "jax.random.fold_in(key_run, time)", "key_run"),
+    Mutant("ends when the first episode does", EVALUATE, "& jnp.any(carry[3])", "& jnp.all(carry[3])"),
+    # ---- the loop
+    Mutant(
+        "every update draws the same",
+        ONE_SEED,
+        'jax.random.fold_in(stream(state.key, "update"), state.clock)',
+        'stream(state.key, "update")',
+    ),
+    Mutant(
+        "evaluation draws with training's key",
+        TRAINER,
+        "state.key.ndim else stream(state.key, name)",
+        'state.key.ndim else stream(state.key, "update")',
+    ),
+    Mutant("evaluation never greedy", ONE_SEED, "greedy=settings.greedy)", "greedy=False)"),
+    Mutant(
+        "a stopped seed goes on",
+        ALL_SEEDS,
+        "kept = where(changed & ~fault, new, old)",
+        "kept = where(~fault, new, old)",
+    ),
+    Mutant(
+        "a bad update is kept",
+        ALL_SEEDS,
+        "kept = where(changed & ~fault, new, old)",
+        "kept = where(changed, new, old)",
+    ),
+    Mutant(
+        "an infinite agent goes unseen",
+        ALL_SEEDS,
+        "*([new.metrics[name]] for name in metrics), jax.tree.leaves(new.agent)]",
+        "*([new.metrics[name]] for name in metrics), []]",
+    ),
+    Mutant(
+        "a resumed event fires again",
+        TRAINER,
+        "jnp.sum(table <= state.clock)",
+        "jnp.sum(table < state.clock)",
+    ),
+    Mutant("cursors stand still", TRAINER, "cursors + due), None", "cursors), None"),
+    Mutant(
+        "a chunk runs over its marks",
+        TRAINER,
+        "jnp.min(ahead, initial=end, where=ahead >= 0)",
+        "jnp.min(ahead, initial=end, where=ahead > end)",
+    ),
+    Mutant(
+        "a chunk tells of a bad update at its next mark",
+        TRAINER,
+        "goes_on(c[0], until) & ~c[1].any()",
+        "goes_on(c[0], until)",
+    ),
+    Mutant(
+        "a chunk of stopped seeds never makes the last update",
+        TRAINER,
+        "(last | jnp.any(state.status == RUNNING))",
+        "jnp.any(state.status == RUNNING)",
+    ),
+    Mutant("all events draw alike", ONE_SEED, 'stream(root, f"event/{event.name}")', 'stream(root, "event")'),
+    Mutant("training is greedy", ONE_SEED, "memory, key, greedy=False)", "memory, key, greedy=True)"),
+    # ---- schedules
+    Mutant(
+        "marks rounded down",
+        SCHEDULE,
+        "{-(-mark // env_steps_per_update) for mark",
+        "{mark // env_steps_per_update for mark",
+    ),
+    Mutant(
+        "intervals rounded down",
+        SCHEDULE,
+        "due.update(-(-k * n // env_steps_per_update)",
+        "due.update(k * n // env_steps_per_update",
+    ),
+    Mutant(
+        "last mark left out", SCHEDULE, "for k in range(1, total // n + 1)", "for k in range(1, total // n)"
+    ),
+    Mutant(
+        "every(...) fires before the first update",
+        SCHEDULE,
+        "due.update(range(1, num_updates + 1))",
+        "due.update(range(num_updates + 1))",
+    ),
+    Mutant("finish() fires one update early", SCHEDULE, "due.add(num_updates)", "due.add(num_updates - 1)"),
+    Mutant(
+        "intervals kept as floats",
+        SCHEDULE,
+        "-(-k * n // env_steps_per_update)",
+        "-int(-float(k * n) // env_steps_per_update)",
+    ),
+)

@@ -1,0 +1,164 @@
+"""Bugs to plant in the life cycle of a run: checkpoints, resume, signals, the run's directory, the door.
+
+In: nothing. Out: `MUTANTS`, and the test files that are to notice.
+"""
+
+from __future__ import annotations
+
+from tests.mutants.mutant import Mutant
+
+TESTS = {
+    "commits.py": ("tests/test_commits.py", "tests/test_launch.py", "tests/faults/test_corruption.py"),
+    "checkpoint.py": (
+        "tests/test_checkpoint.py",
+        "tests/faults/test_corruption.py",
+        "tests/faults/test_disk_full.py",
+    ),
+    "resume.py": (
+        "tests/faults/test_mismatch.py",
+        "tests/faults/test_resume.py",
+        "tests/faults/test_corruption.py",
+        "tests/faults/test_tensorboard.py",
+    ),
+    "snapshot.py": ("tests/test_launch.py", "tests/faults/test_mismatch.py", "tests/faults/test_resume.py"),
+    "drive.py": (
+        "tests/test_commits.py",
+        "tests/test_launch.py",
+        "tests/faults/test_signals.py",
+        "tests/faults/test_disk_full.py",
+    ),
+    "origin.py": ("tests/test_launch.py", "tests/faults/test_mismatch.py", "tests/faults/test_resume.py"),
+    "rundir.py": ("tests/faults/test_directory.py", "tests/faults/test_hostile.py"),
+    "host.py": ("tests/test_host.py", "tests/faults/test_resume.py"),
+    "packing.py": ("tests/test_packing.py", "tests/test_launch.py"),
+    "signals.py": ("tests/faults/test_signals.py",),
+}
+
+COMMITS, CHECKPOINT, RESUME, SNAPSHOT, DRIVE, ORIGIN, RUNDIR, HOST, PACKING, SIGNALS = TESTS
+
+MUTANTS = (
+    # ---- which checkpoints stay, and which is gone on from
+    Mutant(
+        "the newest checkpoints go", COMMITS, "newest[-settings.keep_last :]", "newest[: settings.keep_last]"
+    ),
+    Mutant("the oldest of equals is best", COMMITS, "(values[n], n)", "(values[n], -n)"),
+    Mutant("NaN may be best", COMMITS, "if not math.isnan(v)}", "}"),
+    Mutant("the last finite checkpoint goes", COMMITS, '[n for n in newest if said[n]["finite"]]', "[]"),
+    Mutant("the last of each interval stays", COMMITS, "first.setdefault(i, n)", "first[i] = n"),
+    Mutant(
+        "no older checkpoint than the newest is looked at",
+        COMMITS,
+        "in reversed(found(directory).values()):\n        try:\n            arrays",
+        "in list(reversed(found(directory).values()))[:1]:\n        try:\n            arrays",
+    ),
+    Mutant(
+        "a checkpoint under another's name is taken",
+        COMMITS,
+        'if place(directory, manifest["env_steps"]) != path:',
+        "if False:",
+    ),
+    Mutant(
+        "a checkpoint is saved without its log", COMMITS, "if draft.needed is not None and", "if False and"
+    ),
+    Mutant("logs of earlier starts are forgotten", COMMITS, "logs = dict(self._earlier)", "logs = {}"),
+    Mutant(
+        "older checkpoints go before the new one is verified",
+        COMMITS,
+        "checkpoint.verify(target)",
+        "checkpoint.read_manifest(target)",
+    ),
+    # ---- what a checkpoint can prove
+    Mutant("a changed file passes", CHECKPOINT, "if _file(place / name) != wanted:", "if False:"),
+    Mutant(
+        "a file too many passes",
+        CHECKPOINT,
+        'sorted(found ^ manifest["files"].keys())',
+        'sorted(manifest["files"].keys() - found)',
+    ),
+    Mutant(
+        "what orbax reads is believed",
+        CHECKPOINT,
+        'if described(x) != manifest["arrays"][name]:',
+        "if False:",
+    ),
+    Mutant("a link is a checkpoint", CHECKPOINT, "if place.is_symlink():", "if False:"),
+    Mutant("a changed manifest passes", CHECKPOINT, 'if digest != f"', 'if False and digest != f"'),
+    Mutant(
+        "a save that failed leaves its files",
+        CHECKPOINT,
+        "    finally:\n        _remove(part)",
+        "    finally:\n        pass",
+    ),
+    # ---- going on
+    Mutant("logs are not cut back", RESUME, "disk.cut(path, length)", "pass"),
+    Mutant("curves of after the checkpoint stay", RESUME, "            path.unlink()", "            pass"),
+    Mutant(
+        "another algorithm goes on", RESUME, '    "checkpoint",\n)', '    "checkpoint",\n    "algorithm",\n)'
+    ),
+    Mutant("a longer run anneals anew", RESUME, "anneal = old_total", "anneal = total"),
+    Mutant(
+        "lost checkpoints are a fresh start", RESUME, "if _has_updates(inside(directory, LOG)):", "if False:"
+    ),
+    Mutant(
+        "rows of a longer run move", SNAPSHOT, "made[here] = old[there]", "made[: len(there)] = old[there]"
+    ),
+    Mutant("one seed of many is the first", SNAPSHOT, "seeds[0] if len(seeds) == 1", "0 if len(seeds) == 1"),
+    Mutant("another dtype fits", SNAPSHOT, 'f"{x.dtype}{list(x.shape)}"', 'f"{list(x.shape)}"'),
+    Mutant(
+        "some seeds start from the first keys", ORIGIN, "keys[np.array(self.chosen)]", "keys[: self.count]"
+    ),
+    Mutant(
+        "the timetable of before is that of now",
+        ORIGIN,
+        "old_marks=Trainer(then, events).timetable",
+        "old_marks=trainer.timetable",
+    ),
+    Mutant("a run may end before where it is", ORIGIN, "found.env_steps > config.total_env_steps:", "False:"),
+    # ---- between two chunks
+    Mutant(
+        "a signal is not looked for", DRIVE, "while clock < end and not self._caught:", "while clock < end:"
+    ),
+    Mutant(
+        "a run that is stopped is not saved",
+        DRIVE,
+        "if self._committed != clock:",
+        "if self._committed != clock and clock == end:",
+    ),
+    Mutant(
+        "a log that failed goes unseen",
+        DRIVE,
+        "if error is not None:\n            raise error",
+        "if False:\n            raise error",
+    ),
+    Mutant(
+        "worse is better", DRIVE, "return sign * value > sign * said", "return sign * value < sign * said"
+    ),
+    Mutant(
+        "a chunk runs past what is due", DRIVE, "stops[bisect_right(stops, clock)] - clock", "end - clock"
+    ),
+    Mutant("chunks grow whatever they take", DRIVE, "min(fits, 4 * self.updates)", "4 * self.updates"),
+    Mutant("a second signal waits", SIGNALS, "            if caught:", "            if False:"),
+    # ---- the directory and the door
+    Mutant(
+        "two processes hold one directory",
+        RUNDIR,
+        "fcntl.LOCK_EX | fcntl.LOCK_NB",
+        "fcntl.LOCK_SH | fcntl.LOCK_NB",
+    ),
+    Mutant("secrets are written down", RUNDIR, "if not _SECRET.search(k)", "if k"),
+    Mutant(
+        "a link leads out of the directory",
+        RUNDIR,
+        "if not path.resolve().is_relative_to(directory.resolve()):",
+        "if not path.absolute().is_relative_to(directory.absolute()):",
+    ),
+    Mutant("a resumed run counts its records anew", HOST, "self.records = records", "self.records = 0"),
+    Mutant(
+        "the time of earlier starts is forgotten",
+        HOST,
+        "self._earlier = elapsed_seconds",
+        "self._earlier = 0.0",
+    ),
+    Mutant("a copy shares memory with the state", PACKING, "jnp.copy(values[group[0]])", "values[group[0]]"),
+    Mutant("words of two arrays change places", PACKING, "begin = end", "begin = begin"),
+)
