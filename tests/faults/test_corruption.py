@@ -341,15 +341,21 @@ def verify(capsys, *arguments):
 def test_verify_has_a_line_for_each_checkpoint_and_changes_nothing(whole, tmp_path, capsys):
     directory = whole.copy(tmp_path / "run")
     names = [path.name for path in checkpoints(directory)]
+    manifests = [checkpoint.read_manifest(path) for path in checkpoints(directory)]
+    values = [manifest["best"]["value"] for manifest in manifests]
     before = listing(directory)
     code, said = verify(capsys, directory)
-    assert code == 0 and said.out.splitlines() == [f"{name}  whole" for name in names]
+    assert code == 0 and [line.split() for line in said.out.splitlines()] == [
+        [name, "whole", manifest["reason"], *(["evaluation/return_mean", f"{value:g}"] if value else [])]
+        for name, manifest, value in zip(names, manifests, values, strict=True)
+    ]
+    assert any(values) and not all(values)
     done = flipped(checkpoints(directory)[1], random.Random(4)).partition(":")[0]
     before = listing(directory)
     code, said = verify(capsys, directory)
     lines = said.out.splitlines()
     assert code == 1 and len(lines) == len(names)
-    assert [line for line in lines if not line.endswith("  whole")] == [lines[1]]
+    assert [line for line in lines if line.split()[1] != "whole"] == [lines[1]]
     assert lines[1].startswith(names[1]) and done in lines[1]
     assert listing(directory) == before
     shutil.rmtree(directory / "checkpoints")
@@ -374,7 +380,7 @@ def test_replay_says_the_same_bits_or_names_the_first_array_that_differs(whole, 
     checkpoint.save(newest, held, facts)
     code, said = verify(capsys, directory, "--replay")
     lines = said.out.splitlines()
-    assert code == 1 and all(line.endswith("  whole") for line in lines[:-1])
+    assert code == 1 and all(line.split()[1] == "whole" for line in lines[:-1])
     assert lines[-1].startswith(f"replay from {before} to {after} env steps: differs, first in {name}")
 
 
