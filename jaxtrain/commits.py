@@ -6,6 +6,7 @@ Knows nothing of the loop; `launch.py` says when, `checkpoint.py` how one is wri
 
 from __future__ import annotations
 
+import errno
 import math
 import os
 import shutil
@@ -189,7 +190,10 @@ class Committer:
         target = place(self.directory, draft.env_steps)
         manifest = {**draft.facts(on_host), "finite": _finite(on_host), "logs": logs}
         checkpoint.save(target, on_host, manifest)
-        checkpoint.verify(target)  # none older goes before this one is known to be good
+        try:
+            checkpoint.verify(target)  # none older goes before this one is known to be good
+        except Damaged as error:
+            raise OSError(errno.EIO, f"not what was written: {error}", str(target)) from error
         self.last = target
         said = manifests(self.directory)
         for env_steps in said.keys() - kept(said, self._settings, self._metric):

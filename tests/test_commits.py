@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import math
 import re
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -159,6 +161,54 @@ def test_what_is_set_aside_replaces_nothing(tmp_path):
         names.append(commits.set_aside(tmp_path / "8").name)
     assert names == ["8.set-aside", "8.set-aside-1", "8.set-aside-2"]
     assert [(tmp_path / name / "x").read_text() for name in names] == list("abc")
+
+
+@pytest.fixture
+def committer(tmp_path):
+    """Of a run that had curves before; keeps one checkpoint."""
+    committer = commits.Committer(tmp_path, CheckpointConfig(keep_last=1), None, {"tensorboard/old": 7})
+    yield committer
+    committer.close()
+
+
+def draft(env_steps, lengths, needed=None):
+    facts = {"env_steps": env_steps, "best": None}
+    arrays = {"state.agent['w']": np.arange(4.0)}
+    return commits.Draft(env_steps, lambda: arrays, lambda: lengths, lambda arrays: facts, needed)
+
+
+def test_a_manifest_has_the_length_of_every_log_those_of_earlier_starts_too(tmp_path, committer):
+    log = tmp_path / "metrics.jsonl"
+    log.write_text("abc")
+    committer.submit(draft(8, {log: 3, tmp_path.parent / "elsewhere": 5}, log))
+    committer.wait()
+    (said,) = commits.manifests(committer.directory).values()
+    assert said["logs"] == {"metrics.jsonl": 3, "tensorboard/old": 7}
+
+
+def test_without_the_length_of_its_log_nothing_is_saved(tmp_path, committer):
+    """The log's sink has failed: rows would be missing for ever behind such a checkpoint."""
+    committer.submit(draft(8, {}, tmp_path / "metrics.jsonl"))
+    committer.wait()
+    assert list(committer.directory.iterdir()) == [] and committer.last is None
+
+
+def test_no_checkpoint_goes_for_one_that_is_not_what_was_written(committer, monkeypatch):
+    committer.submit(draft(8, {}))
+    committer.wait()
+    save = checkpoint.save
+
+    def save_on_a_bad_disk(place, arrays, facts):
+        save(place, arrays, facts)
+        file = max((place / "arrays").rglob("*"), key=lambda path: path.stat().st_size * path.is_file())
+        file.write_bytes(bytes(file.stat().st_size))
+
+    monkeypatch.setattr(checkpoint, "save", save_on_a_bad_disk)
+    committer.submit(draft(16, {}))
+    with pytest.raises(OSError, match=r"not what was written.*0000000000016") as caught:
+        committer.wait()
+    assert caught.value.errno == errno.EIO
+    checkpoint.verify(commits.place(committer.directory, 8))
 
 
 EVALUATED = {"every": 24, "num_episodes": 2, "greedy": False}

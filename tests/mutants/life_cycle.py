@@ -8,7 +8,13 @@ from __future__ import annotations
 from tests.mutants.mutant import Mutant
 
 TESTS = {
-    "commits.py": ("tests/test_commits.py", "tests/test_launch.py", "tests/faults/test_corruption.py"),
+    "commits.py": (
+        "tests/test_commits.py",
+        "tests/test_launch.py",
+        "tests/faults/test_corruption.py",
+        "tests/faults/test_disk_full.py",
+        "tests/faults/test_kill.py",
+    ),
     "checkpoint.py": (
         "tests/test_checkpoint.py",
         "tests/faults/test_corruption.py",
@@ -18,9 +24,9 @@ TESTS = {
         "tests/faults/test_mismatch.py",
         "tests/faults/test_resume.py",
         "tests/faults/test_corruption.py",
-        "tests/faults/test_tensorboard.py",
+        "tests/faults/test_kill.py",
     ),
-    "snapshot.py": ("tests/test_launch.py", "tests/faults/test_mismatch.py", "tests/faults/test_resume.py"),
+    "snapshot.py": ("tests/test_snapshot.py", "tests/faults/test_mismatch.py", "tests/faults/test_resume.py"),
     "drive.py": (
         "tests/test_commits.py",
         "tests/test_launch.py",
