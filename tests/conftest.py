@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import os
 
+import hypothesis
+
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # Nearly all the time of a test is compilation, and what is compiled is tiny: a third less without optimising.
 os.environ.setdefault(
@@ -20,3 +22,7 @@ os.environ.setdefault("MPLBACKEND", "Agg")  # no screen
 os.environ.setdefault("WANDB_MODE", "offline")
 os.environ.setdefault("WANDB_SILENT", "true")
 os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
+
+# The first example of a test compiles; how long that takes says nothing of what is claimed.
+hypothesis.settings.register_profile("untimed", deadline=None)
+hypothesis.settings.load_profile("untimed")

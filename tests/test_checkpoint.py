@@ -65,7 +65,7 @@ def test_arrays_that_are_not_contiguous_come_back_as_they_looked(tmp_path):
     alike(arrays, checkpoint.load(tmp_path / "one")[0])
 
 
-@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(st.text(st.characters(exclude_categories=["Cs"])), unique=True, max_size=5))
 def test_names_may_hold_any_characters(tmp_path, names):
     names = [*names, "../x", "/etc/passwd", "", ".", "a/b", "Ä'\"\0", "n" * 300]

@@ -113,7 +113,7 @@ def test_returns_and_lengths_are_those_of_the_last_hundred_episodes(counted):
 add = jax.jit(Episodes.add)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.lists(st.tuples(st.integers(0, 2**31), st.floats(0, 1)), min_size=1, max_size=6))
 def test_the_ring_is_a_deque_of_a_hundred_whatever_ends_when(rollouts):
     episodes, window, finished = Episodes.empty(), deque(maxlen=100), 0
