@@ -284,6 +284,21 @@ def test_speed_is_env_steps_of_all_seeds_over_training_time_alone(monkeypatch):
     assert [r.time["elapsed_seconds"] for r in memory.records] == [1, 3, 50, 54, 90, 90, 401]
 
 
+def test_records_and_time_go_on_from_those_of_earlier_starts(monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr(host.time, "perf_counter", lambda: now[0])
+    memory = Memory()
+    door = host.Door([memory], INFO, records=5, elapsed_seconds=1000.0)
+    assert (door.records, door.elapsed_seconds) == (5, 1000.0)  # of a checkpoint before the first update
+    door.on_start(40, num_seeds=1)
+    for seconds, update in ((103.0, 50), (107.0, 60)):
+        now[0] = seconds
+        door.on_record(update, {}, name="metrics", seeds=False)
+    assert (door.records, door.elapsed_seconds) == (7, 1007.0)
+    door.finish()
+    assert [(r.index, r.time["elapsed_seconds"]) for r in memory.records] == [(5, 1003.0), (6, 1007.0)]
+
+
 def test_a_fault_of_the_door_itself_does_not_reach_the_program(monkeypatch, caplog):
     monkeypatch.setattr(host, "Record", None)
     door = host.Door([Memory()], INFO)
