@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
+import signal
+import time
 from functools import partial
 
 import jax
@@ -14,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import jaxtrain
-from jaxtrain import fields
+from jaxtrain import checkpoint, fields
 from jaxtrain.compiled import Compiled
 from jaxtrain.drive import Pace, best_metric
 from jaxtrain.launch import launch
@@ -119,6 +122,30 @@ def test_an_old_style_key_a_typed_one_and_its_seed_are_one_run(tmp_path):
     ]
     assert differing(ends[0].result, ends[1].result) == differing(ends[0].result, ends[2].result) == []
     assert launch(config, tmp_path / "key").resumed_at == 16  # found again without saying it
+
+
+def test_a_run_that_is_stopped_between_two_checkpoints_is_saved_where_it_is(tmp_path, monkeypatch, caplog):
+    config = tiny(40, logging={"every": 0, "sinks": []}, checkpoint={"every": 0, "best": "none"})
+    whole, advance = jaxtrain.train(config, jax.random.key(0)), Compiled.advance
+
+    def stopping(compiled, state, history, num_updates):
+        state, history = advance(compiled, state, history, num_updates)
+        if int(state.clock) >= 5 and "SIGTERM" not in caplog.text:
+            os.kill(os.getpid(), signal.SIGTERM)
+            deadline = time.monotonic() + 60
+            while "SIGTERM: saving" not in caplog.text and time.monotonic() < deadline:
+                time.sleep(0.01)
+        return state, history
+
+    monkeypatch.setattr(Compiled, "advance", stopping)
+    stopped = launch(config, tmp_path / "run")
+    monkeypatch.undo()
+    clock = int(stopped.result.state.clock)
+    assert stopped.signal == signal.SIGTERM and 5 <= clock < 40
+    assert checkpoint.read_manifest(stopped.checkpoint)["update"] == clock
+    ended = launch(config, tmp_path / "run")
+    assert ended.resumed_at == clock * config.env_steps_per_update
+    assert differing(ended.result, whole) == []
 
 
 @pytest.mark.parametrize(
