@@ -244,9 +244,10 @@ def test_a_plan_announces_the_checkpoints_that_the_run_makes(tmp_path):
     assert list(map(int, announced[1].split())) == list(commits.found(tmp_path / "run" / "checkpoints"))
 
 
+@pytest.mark.parametrize("every", [8, 0], ids=["saved anyway", "saved as it is the best"])
 @pytest.mark.parametrize("mode", ["max", "min"])
-def test_the_best_of_a_run_stays_and_says_of_which_evaluation(tmp_path, mode):
-    settings = {"every": 8, "keep_last": 1, "best_mode": mode}
+def test_the_best_of_a_run_stays_and_says_of_which_evaluation(tmp_path, mode, every):
+    settings = {"every": every, "keep_last": 1, "best_mode": mode}
     quiet = {"every": 0, "sinks": []}
     restless = {"algorithm": Drift(learning_rate=30.0), "params": {"push": 0.5}}
     config = tiny(12, **restless, evaluation=EVALUATED, logging=quiet, checkpoint=settings)

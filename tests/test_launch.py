@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import shutil
 import signal
 import time
 from functools import partial
@@ -17,11 +18,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import jaxtrain
-from jaxtrain import checkpoint, fields
+from jaxtrain import Event, checkpoint, fields
 from jaxtrain.compiled import Compiled
 from jaxtrain.drive import Pace, best_metric
 from jaxtrain.launch import launch
+from jaxtrain.schedule import every, startup
 from jaxtrain.sinks import Memory
+from tests.faults.processes import points, rows
 from tests.helpers import Reinforce, differing, tiny
 
 
@@ -122,6 +125,22 @@ def test_an_old_style_key_a_typed_one_and_its_seed_are_one_run(tmp_path):
     ]
     assert differing(ends[0].result, ends[1].result) == differing(ends[0].result, ends[2].result) == []
     assert launch(config, tmp_path / "key").resumed_at == 16  # found again without saying it
+
+
+def test_what_a_run_logged_before_its_first_checkpoint_is_logged_once_however_it_was_killed(tmp_path):
+    look = Event("look", startup() | every(8), lambda trainer, state, key: (state, {"clock": state.clock}))
+    config = tiny(4, logging={"every": 8, "sinks": ["jsonlines", "tensorboard"]})
+    given = {"events": [look], "cache": False}
+    for name in ("whole", "killed"):
+        launch(config, tmp_path / name, **given)
+    log = tmp_path / "killed" / "metrics.jsonl"
+    first = log.read_text().splitlines(keepends=True)[0]
+    assert json.loads(first)["update"] == 0
+    log.write_text(first)  # as of a process that was killed before it had saved anything
+    shutil.rmtree(tmp_path / "killed" / "checkpoints")
+    assert launch(config, tmp_path / "killed", **given).resumed_at is None
+    assert rows(tmp_path / "killed") == rows(tmp_path / "whole")
+    assert points(tmp_path / "killed") == points(tmp_path / "whole")
 
 
 def test_a_run_that_is_stopped_between_two_checkpoints_is_saved_where_it_is(tmp_path, monkeypatch, caplog):

@@ -21,6 +21,7 @@ TESTS = {
         "tests/faults/test_disk_full.py",
     ),
     "resume.py": (
+        "tests/test_launch.py",
         "tests/faults/test_mismatch.py",
         "tests/faults/test_resume.py",
         "tests/faults/test_corruption.py",
