@@ -117,6 +117,8 @@ def info(num_seeds: int, begin: int) -> RunInfo:
 def environment(tmp_path: Path, *more: dict[str, str]) -> dict[str, str]:
     (tmp_path / "home").mkdir(exist_ok=True)
     env = {**os.environ, "HOME": str(tmp_path / "home"), "WANDB_ERROR_REPORTING": "false"}
+    # wandb's own process, once there is one: that of this process would outlive a child that is killed.
+    env.pop("WANDB_SERVICE", None)
     for one in more:
         env |= one
     return env
