@@ -182,8 +182,9 @@ def again(
     """The run that a directory holds, from its newest whole checkpoint; None if there is none to speak of."""
     found = find(place)
     said, configured = ((place / name).exists() for name in (rundir.RUN, rundir.CONFIG))
-    if configured and not said:  # a run says what it is before it writes its config
-        rule = f"holds a {rundir.CONFIG} that is no run's, which a run would replace; give another"
+    foreign = [name for name in (rundir.CONFIG, rundir.LOG) if not said and (place / name).exists()]
+    if foreign:  # a run says what it is before it writes anything else
+        rule = f"holds a {foreign[0]} that is no run's, which a run would replace; give another"
         raise ConfigError([Problem(f"directory {str(place)!r}", MISSING, rule)])
     if found is None and not (said and configured):
         return None

@@ -44,6 +44,7 @@ A run of jaxtrain.
 """
 HELD = (RUN, CONFIG, LOG, CHECKPOINTS)  # what tells a run's directory from another
 _LATER = ("tensorboard", "wandb", "autotune")  # what a run has only with those, and writes and deletes in
+_OWNER = b"process "  # how a lock begins
 _FLAGS = ("JAX_", "XLA_", "CUDA_VISIBLE_DEVICES", "NVIDIA_TF32_OVERRIDE", "TF_CPP_")
 _SECRET = re.compile(r"KEY|TOKEN|SECRET|PASSWORD|CREDENTIAL", re.I)
 
@@ -83,6 +84,9 @@ class RunDirectory:
             if foreign:
                 rule = f"holds {foreign[0]}/, which is no run's, and which a run would write to; give another"
                 raise self._refuse(path, rule)
+            if not _is_lock(self.path / "lock"):
+                rule = "holds a lock that is no run's, which a run would replace; give another"
+                raise self._refuse(path, rule)
             self._acquire()
         except UnicodeEncodeError:
             raise self._refuse(path, "needs a path that the file system can encode") from None
@@ -112,7 +116,7 @@ class RunDirectory:
                     rule = f"is in use by {owner or 'another process'}; wait for its end or stop it"
                     raise self._refuse(self.path, rule) from None
         self._lock = lock
-        line = f"process {os.getpid()} on {socket.gethostname()} since {now()}\n".encode()
+        line = f"{_OWNER.decode()}{os.getpid()} on {socket.gethostname()} since {now()}\n".encode()
         try:
             os.ftruncate(lock.fileno(), 0)
             os.write(lock.fileno(), line)  # not buffered: a full disk is met here, not when it is closed
@@ -160,6 +164,15 @@ class RunDirectory:
         disk.write(self.path / CONFIG, config)
         if not (self.path / "README.md").exists():
             disk.write(self.path / "README.md", README)
+
+
+def _is_lock(path: Path) -> bool:
+    """Whether a lock says who holds or held it, is about to say it, or is not there."""
+    try:
+        with path.open("rb") as lock:
+            return _OWNER.startswith(lock.read(len(_OWNER)))
+    except FileNotFoundError:
+        return True
 
 
 def _is_at(file: IO[str], path: Path) -> bool:

@@ -223,6 +223,20 @@ def test_a_lock_that_was_taken_away_before_it_was_locked_is_made_anew(tmp_path, 
         assert rundir.owner_of(tmp_path).startswith(f"process {os.getpid()} on ")
 
 
+@pytest.mark.parametrize("text", ["precious", '{"update": 0, "mine": 1}\n', "one\ntwo\n"])
+@pytest.mark.parametrize("name", ["config.yaml", "metrics.jsonl", "lock"])
+def test_a_file_that_has_the_name_of_a_runs_and_is_no_runs_is_refused_and_left_as_it_is(tmp_path, name, text):
+    mine = tmp_path / "run" / name
+    mine.parent.mkdir()
+    mine.write_text(text)
+    before = mine.stat()
+    with nothing_compiles(), pytest.raises(ConfigError, match=r"holds a \w|its log goes on"):
+        launch(config_of(4), tmp_path / "run")
+    assert mine.read_text() == text and mine.stat().st_mtime_ns == before.st_mtime_ns
+    if name == "lock":
+        assert list(mine.parent.iterdir()) == [mine]
+
+
 @pytest.mark.parametrize("name", ["tensorboard", "wandb", "autotune"])
 def test_a_directory_that_has_what_a_run_would_write_to_is_refused_and_left_as_it_is(tmp_path, name):
     mine = tmp_path / "run" / name / "events.out.tfevents.1.mine"
