@@ -33,7 +33,7 @@ from typing import Any
 import jax
 
 import jaxtrain
-from jaxtrain import commits, drive
+from jaxtrain.runs import launch, manager
 
 
 def bare(config: jaxtrain.Config) -> Callable[[int], float]:
@@ -58,7 +58,7 @@ class Watch:
     def __init__(self) -> None:
         self.loop = 0.0
         self.disk: list[float] = []
-        run, commit = drive.Drive.run, commits.Committer._commit
+        run, commit = launch.Drive.run, manager.Committer._commit
 
         def timed_run(this: Any, *args: Any, **given: Any) -> Any:
             # From after the first checkpoint to the last update: what comes then is no training.
@@ -80,7 +80,7 @@ class Watch:
             commit(this, *args)
             self.disk.append(time.perf_counter() - begun)
 
-        drive.Drive.run, commits.Committer._commit = timed_run, timed_commit  # type: ignore[method-assign]
+        launch.Drive.run, manager.Committer._commit = timed_run, timed_commit  # type: ignore[method-assign]
 
 
 def launched(config: jaxtrain.Config, seed: int, watch: Watch, place: Path) -> dict[str, Any]:

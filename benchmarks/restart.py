@@ -32,10 +32,12 @@ def resume(directory: str, killed: float) -> None:
     import jax
 
     import jaxtrain
-    from jaxtrain import compiled, launch, resume
+    from jaxtrain.runs import program as compiled
+    from jaxtrain.runs import resume
+    from jaxtrain.runs.launch import launch
 
     said = {"import": time.time() - begun}
-    module = sys.modules["jaxtrain.launch"]
+    module = sys.modules["jaxtrain.runs.launch"]
     del launch
 
     def timed(name: str, function: Any) -> Any:
@@ -68,7 +70,16 @@ def one(file: str, overrides: list[str]) -> dict[str, float]:
     with tempfile.TemporaryDirectory() as place:
         directory = Path(place) / "run"
         options = [f"--{k.replace('_', '-')}={v}" for k, v in (o.split("=", 1) for o in overrides)]
-        command = [sys.executable, "-m", "jaxtrain.cli", "train", file, "--out", str(directory), *options]
+        command = [
+            sys.executable,
+            "-m",
+            "jaxtrain.tools.cli",
+            "train",
+            file,
+            "--out",
+            str(directory),
+            *options,
+        ]
         run = subprocess.Popen(command, stdout=subprocess.DEVNULL)
         while len(list(directory.glob("checkpoints/0*"))) < 2:
             time.sleep(0.02)

@@ -29,7 +29,7 @@ import jax
 import jax.numpy as jnp
 
 import jaxtrain
-from jaxtrain.rollout import World
+from jaxtrain.loop.rollout import World
 from jaxtrain.types import Decision
 
 Job = tuple[Callable[[int], Any], int]  # (run from that seed, env steps it takes)

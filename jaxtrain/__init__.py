@@ -2,7 +2,7 @@
 
 from jaxtrain import sinks
 from jaxtrain.algorithms.ppo import PPO
-from jaxtrain.config import (
+from jaxtrain.config.schema import (
     CheckpointConfig,
     Config,
     EnvConfig,
@@ -12,14 +12,14 @@ from jaxtrain.config import (
     load_config,
     to_dict,
 )
-from jaxtrain.events import Event, OnReset, OnStep
-from jaxtrain.fields import ConfigError
-from jaxtrain.launch import launch
-from jaxtrain.saved import load_policy
+from jaxtrain.errors import ConfigError
+from jaxtrain.events.event import Event, OnReset, OnStep
+from jaxtrain.loop.state import TrainState
+from jaxtrain.loop.train import Result, train
+from jaxtrain.loop.trainer import Trainer
+from jaxtrain.runs.launch import launch
+from jaxtrain.runs.load import load_policy
 from jaxtrain.schedule import at, every, finish, startup, when
-from jaxtrain.state import TrainState
-from jaxtrain.train import Result, train
-from jaxtrain.trainer import Trainer
 from jaxtrain.version import __version__
 
 __all__ = [

@@ -15,8 +15,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from jaxtrain import PPO, Config, TrainState, fields
+from jaxtrain import PPO, Config, TrainState
 from jaxtrain.algorithms.ppo import NetworkConfig
+from jaxtrain.config import field
 from jaxtrain.types import Box, Collect, Decision, Discrete, Key, Metrics, PyTree, Space, Spec, Step
 
 
@@ -60,17 +61,17 @@ class Walk:
         return Step(state.position[None], state, reward, terminated, state.time >= 6, {"moved": moved})
 
 
-@fields.config
+@field.config
 class Reinforce:
     """A linear policy and a linear critic, one gradient step a rollout: the least that learns.
 
     Compiles many times faster than PPO; of the loop, both ask the same.
     """
 
-    name: str = fields.text("reinforce")
-    rollout_length: int = fields.integer(4, low=1)
-    learning_rate: Any = fields.rate(0.1, low=0)
-    gamma: Any = fields.rate(0.9, low=0, high=1)  # of the critic's one-step target
+    name: str = field.text("reinforce")
+    rollout_length: int = field.integer(4, low=1)
+    learning_rate: Any = field.rate(0.1, low=0)
+    gamma: Any = field.rate(0.9, low=0, high=1)  # of the critic's one-step target
 
     def init(self, spec: Spec, key: Key) -> PyTree:
         size, actions = *spec.observation_space.shape, spec.action_space.n

@@ -12,7 +12,7 @@ import jax
 from jax import lax
 
 from jaxtrain import Config, EnvConfig, EvaluationConfig, LoggingConfig, Trainer
-from jaxtrain.rollout import World
+from jaxtrain.loop.rollout import World
 from jaxtrain.types import Decision, Key, PyTree, Rollout
 
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jaxtrain import Event, Trainer, at, every, finish, startup, when
-from jaxtrain.fields import ConfigError
+from jaxtrain.errors import ConfigError
 from jaxtrain.schedule import Schedule
 from tests.helpers import tiny
 

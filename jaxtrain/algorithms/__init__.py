@@ -1,1 +1,4 @@
-"""One file each; `jaxtrain.config.ALGORITHMS` names them. They know neither each other nor the loop."""
+"""One algorithm a file.
+
+May import the ground files, `config.field` and `rl`; none knows another, or the loop.
+"""

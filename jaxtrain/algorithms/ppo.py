@@ -18,13 +18,14 @@ import optax
 from flax import struct
 from jax import lax
 
-from jaxtrain import fields, normalise
-from jaxtrain.distributions import Distribution, distribution
-from jaxtrain.fields import Problem
-from jaxtrain.networks import ACTIVATIONS, ActorCritic, actor_critic
-from jaxtrain.returns import gae
-from jaxtrain.seeds import any_over_seeds
-from jaxtrain.shuffle import permutation
+from jaxtrain.config import field
+from jaxtrain.errors import Problem
+from jaxtrain.rl import normalize
+from jaxtrain.rl.distributions import Distribution, distribution
+from jaxtrain.rl.minibatch import permutation
+from jaxtrain.rl.networks import ACTIVATIONS, ActorCritic, actor_critic
+from jaxtrain.rl.returns import gae
+from jaxtrain.tree import any_over_seeds
 from jaxtrain.types import Box, Collect, Decision, Env, Key, Metrics, PyTree, Rollout, Spec
 
 
@@ -35,8 +36,8 @@ class Agent:
     params: PyTree
     opt_state: PyTree
     updates: jax.Array  # i32[], done so far; what schedules read
-    obs_stats: normalise.Stats | None  # None: observations are not normalised
-    reward_scale: normalise.RewardScale | None
+    obs_stats: normalize.Stats | None  # None: observations are not normalised
+    reward_scale: normalize.RewardScale | None
 
 
 class Batch(NamedTuple):
@@ -50,50 +51,50 @@ class Batch(NamedTuple):
     target: jax.Array  # what the critic regresses to
 
 
-@fields.config
+@field.config
 class NetworkConfig:
     """Policy and value networks, with a torso each or a shared one."""
 
-    torso: str = fields.choice("auto", ("auto", "mlp", "cnn"), help="auto: cnn for images, else mlp")
-    hidden_sizes: tuple[int, ...] = fields.integers((64, 64), low=1, help="dense layers")
-    activation: str = fields.choice("tanh", tuple(ACTIVATIONS))
-    channels: tuple[int, ...] = fields.integers((16,), low=1, help="convolutions of a cnn")
-    kernel_size: int = fields.integer(3, low=1)
-    shared: bool = fields.flag(False, help="one torso, two heads")
-    log_std_init: float = fields.static_float(0.0, help="of a Gaussian policy")
+    torso: str = field.choice("auto", ("auto", "mlp", "cnn"), help="auto: cnn for images, else mlp")
+    hidden_sizes: tuple[int, ...] = field.integers((64, 64), low=1, help="dense layers")
+    activation: str = field.choice("tanh", tuple(ACTIVATIONS))
+    channels: tuple[int, ...] = field.integers((16,), low=1, help="convolutions of a cnn")
+    kernel_size: int = field.integer(3, low=1)
+    shared: bool = field.flag(False, help="one torso, two heads")
+    log_std_init: float = field.static_float(0.0, help="of a Gaussian policy")
 
 
-@fields.config
+@field.config
 class PPO:
     """Hyperparameters of PPO; rates are pytree leaves and may be arrays under `vmap`."""
 
-    name: str = fields.choice("ppo", ("ppo",))
-    rollout_length: int = fields.integer(128, low=1, help="env steps of each environment per update, T")
-    num_epochs: int = fields.integer(4, low=1, help="passes over a rollout")
-    num_minibatches: int = fields.integer(4, low=1, help="gradient steps in a pass")
-    learning_rate: Any = fields.rate(2.5e-4, low=0)
-    anneal_learning_rate: bool = fields.flag(True, help="linearly to 0 over the run")
-    gamma: Any = fields.rate(0.99, low=0, high=1, help="discount per step")
-    gae_lambda: Any = fields.rate(0.95, low=0, high=1)
-    clip_range: Any = fields.rate(0.2, above=0, help="of the probability ratio")
-    clip_value: bool = fields.flag(True, help="clip the value's change by value_clip_range")
-    value_clip_range: Any = fields.rate(None, above=0, help="in units of value; unset: clip_range")
-    anneal_clip_range: bool = fields.flag(False, help="linearly to 0 over the run")
-    normalize_advantages: bool = fields.flag(True, help="to mean 0 and variance 1, per minibatch")
-    entropy_coef: Any = fields.rate(0.01, low=0)
-    value_coef: Any = fields.rate(0.5, low=0)
-    max_grad_norm: Any = fields.rate(0.5, above=0, help="one norm over all parameters")
-    adam_eps: Any = fields.rate(1e-5, above=0)
-    target_kl: Any = fields.rate(
+    name: str = field.choice("ppo", ("ppo",))
+    rollout_length: int = field.integer(128, low=1, help="env steps of each environment per update, T")
+    num_epochs: int = field.integer(4, low=1, help="passes over a rollout")
+    num_minibatches: int = field.integer(4, low=1, help="gradient steps in a pass")
+    learning_rate: Any = field.rate(2.5e-4, low=0)
+    anneal_learning_rate: bool = field.flag(True, help="linearly to 0 over the run")
+    gamma: Any = field.rate(0.99, low=0, high=1, help="discount per step")
+    gae_lambda: Any = field.rate(0.95, low=0, high=1)
+    clip_range: Any = field.rate(0.2, above=0, help="of the probability ratio")
+    clip_value: bool = field.flag(True, help="clip the value's change by value_clip_range")
+    value_clip_range: Any = field.rate(None, above=0, help="in units of value; unset: clip_range")
+    anneal_clip_range: bool = field.flag(False, help="linearly to 0 over the run")
+    normalize_advantages: bool = field.flag(True, help="to mean 0 and variance 1, per minibatch")
+    entropy_coef: Any = field.rate(0.01, low=0)
+    value_coef: Any = field.rate(0.5, low=0)
+    max_grad_norm: Any = field.rate(0.5, above=0, help="one norm over all parameters")
+    adam_eps: Any = field.rate(1e-5, above=0)
+    target_kl: Any = field.rate(
         None, above=0, help="no further gradient step in an update beyond 1.5 times this"
     )
-    normalize_observations: bool = fields.flag(False, help="by running mean and variance")
-    normalize_rewards: bool = fields.flag(False, help="by the std of the running discounted return")
-    squash_actions: bool = fields.flag(False, help="tanh-squash continuous actions into their bounds")
-    network: NetworkConfig = fields.nested(NetworkConfig)
-    policy_network: Any = fields.given("a flax module", "init", "apply")
-    value_network: Any = fields.given("a flax module", "init", "apply")
-    optimizer: Any = fields.given("an optax optimizer", "init", "update", help="it brings its own rates")
+    normalize_observations: bool = field.flag(False, help="by running mean and variance")
+    normalize_rewards: bool = field.flag(False, help="by the std of the running discounted return")
+    squash_actions: bool = field.flag(False, help="tanh-squash continuous actions into their bounds")
+    network: NetworkConfig = field.nested(NetworkConfig)
+    policy_network: Any = field.given("a flax module", "init", "apply")
+    value_network: Any = field.given("a flax module", "init", "apply")
+    optimizer: Any = field.given("an optax optimizer", "init", "update", help="it brings its own rates")
 
     def problems(self, num_envs: int, env: Env) -> list[Problem]:
         """Rules that need to know the environment and how many there are."""
@@ -143,10 +144,10 @@ class PPO:
             params=params,
             opt_state=self._optimizer().init(params),
             updates=jnp.zeros((), jnp.int32),
-            obs_stats=normalise.init(space.shape)
+            obs_stats=normalize.init(space.shape)
             if self.normalize_observations and isinstance(space, Box)
             else None,
-            reward_scale=normalise.init_reward_scale(spec.num_envs) if self.normalize_rewards else None,
+            reward_scale=normalize.init_reward_scale(spec.num_envs) if self.normalize_rewards else None,
         )
 
     def memory(self, spec: Spec) -> PyTree:
@@ -156,7 +157,7 @@ class PPO:
         self, spec: Spec, agent: Agent, obs: PyTree, memory: PyTree, key: Key, *, greedy: bool
     ) -> Decision:
         dist = self._distribution(spec)
-        params = self._network(spec).policy(agent.params, normalise.apply(agent.obs_stats, obs))
+        params = self._network(spec).policy(agent.params, normalize.apply(agent.obs_stats, obs))
         action = dist.mode(params) if greedy else dist.sample(params, key)
         env_action = dist.to_env(action)
         # Log-probabilities come after the rollout, in one batch: fewer kernels in each step.
@@ -164,8 +165,8 @@ class PPO:
         return Decision(env_action, memory, extras)
 
     def value(self, spec: Spec, agent: Agent, obs: PyTree) -> jax.Array:
-        value = self._network(spec).value(agent.params, normalise.apply(agent.obs_stats, obs))
-        return value if agent.reward_scale is None else value * normalise.scale(agent.reward_scale)
+        value = self._network(spec).value(agent.params, normalize.apply(agent.obs_stats, obs))
+        return value if agent.reward_scale is None else value * normalize.scale(agent.reward_scale)
 
     def update(
         self, spec: Spec, agent: Agent, collect: Collect, runner: PyTree, key: Key
@@ -180,21 +181,21 @@ class PPO:
             opt_state=opt_state,
             updates=agent.updates + 1,
             # Only now: the whole update sees observations as the policy saw them when it acted.
-            obs_stats=normalise.update(agent.obs_stats, rollout.obs),
+            obs_stats=normalize.update(agent.obs_stats, rollout.obs),
             reward_scale=reward_scale,
         )
         return agent, runner, metrics
 
     def _batch(
         self, spec: Spec, agent: Agent, rollout: Rollout
-    ) -> tuple[Batch, normalise.RewardScale | None]:
+    ) -> tuple[Batch, normalize.RewardScale | None]:
         """Values, advantages and log-probabilities of a rollout, leaves [T, B, ...]."""
         net = self._network(spec)
-        obs = normalise.apply(agent.obs_stats, rollout.obs)
+        obs = normalize.apply(agent.obs_stats, rollout.obs)
         value = net.value(agent.params, obs)
 
         def value_of(next_obs: PyTree) -> jax.Array:
-            return net.value(agent.params, normalise.apply(agent.obs_stats, next_obs))
+            return net.value(agent.params, normalize.apply(agent.obs_stats, next_obs))
 
         last = value_of(jax.tree.map(lambda x: x[-1], rollout.next_obs))
         following = jnp.concatenate([value[1:], last[None]])  # right wherever no episode ended
@@ -208,7 +209,7 @@ class PPO:
         reward, reward_scale = rollout.reward, agent.reward_scale
         if reward_scale is not None:
             done = rollout.terminated | rollout.truncated
-            reward_scale, reward = normalise.update_and_scale(reward_scale, reward, done, self.gamma)
+            reward_scale, reward = normalize.update_and_scale(reward_scale, reward, done, self.gamma)
         advantage = gae(
             reward,
             value,

@@ -20,8 +20,6 @@ import numpy as np
 from jaxtrain.envs import gymnax
 from jaxtrain.types import Box, Discrete, Env, Key, MultiDiscrete, PyTree, Space, Step
 
-__all__ = ["batch", "ids", "make", "params", "unavailable"]
-
 _MEMBERS = ("reset", "step", "default_params", "observation_space", "action_space")
 
 

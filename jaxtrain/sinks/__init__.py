@@ -9,15 +9,11 @@ NaN means "nothing to report": a value that is NaN for every seed is left out by
 from __future__ import annotations
 
 import difflib
-from collections.abc import Generator, Mapping
-from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Self, TypeAlias
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from jaxtrain.types import Record, Sink
+from jaxtrain.types import Sink
 
 if TYPE_CHECKING:
     from jaxtrain.sinks.console import Console as Console
@@ -26,11 +22,8 @@ if TYPE_CHECKING:
     from jaxtrain.sinks.tensorboard import TensorBoard as TensorBoard
     from jaxtrain.sinks.wandb import Wandb as Wandb
 
-Seeds: TypeAlias = Literal["aggregate", "separate"]
-
 NAMES = ("console", "jsonlines", "tensorboard", "wandb", "memory")
 _CLASSES = dict(zip(("Console", "JsonLines", "TensorBoard", "Wandb", "Memory"), NAMES, strict=True))
-_MAX_FLAT = 16  # entries of one array-valued metric that become a curve each
 
 
 def __getattr__(name: str) -> Any:
@@ -64,84 +57,3 @@ def make(name: str, directory: str | Path, /, **options: Any) -> Sink:
         return make_sink(**{**place.get(name, {}), **options})
     except TypeError as error:
         raise ValueError(f"sink {name!r}: {error}") from error
-
-
-class Closing:
-    """A sink that a `with` statement closes."""
-
-    def close(self) -> None:
-        raise NotImplementedError
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.close()
-
-
-@contextmanager
-def naming(path: str | Path) -> Generator[None]:
-    """Give an `OSError` that names no file the name of this one."""
-    try:
-        yield
-    except OSError as error:
-        if error.filename is not None:
-            raise
-        raise OSError(error.errno, error.strerror, str(path)) from error
-
-
-def check_choice(what: str, value: str, choices: tuple[str, ...]) -> None:
-    """Raise a ValueError unless `value` is one of `choices`."""
-    if value not in choices:
-        raise ValueError(f"{what} = {value!r}: needs one of {', '.join(choices)}")
-
-
-def reported(record: Record) -> dict[str, np.ndarray]:
-    """The values that say something: those that are not NaN for every seed."""
-    return {key: value for key, value in record.values.items() if not np.isnan(value).all()}
-
-
-def number(value: Any) -> int | float:
-    """One entry of an array as a plain number, of the fewest digits that read back as the same entry."""
-    return int(value) if np.issubdtype(value.dtype, np.integer) or value.dtype == bool else float(str(value))
-
-
-def curves(record: Record, seed: int | None = None) -> Mapping[str, int | float]:
-    """What a tool that draws curves is told of a record: one finite or infinite number per tag.
-
-    A tag is the metric's name, after the event's unless that is "metrics". Small arrays become a tag per
-    entry, large ones are left out. The metrics of all seeds carry `time/env_steps_per_second` as well.
-
-    Args:
-      record: values [S, ...].
-      seed: one of the S, or None for all of them: the value itself where S is 1, else `tag/mean`,
-        `tag/std` (of the population), `tag/min` and `tag/max` over the seeds whose entry is finite.
-    """
-    tags: dict[str, int | float] = {}
-    for metric, value in reported(record).items():
-        tag = metric if record.name == "metrics" else f"{record.name}/{metric}"
-        flat = value.reshape(len(value), -1)
-        if flat.shape[1] > _MAX_FLAT:
-            continue
-        for index, column in enumerate(flat.T):
-            name = tag if value.ndim == 1 else f"{tag}/{index}"
-            if seed is not None or len(column) == 1:
-                if not np.isnan(column[seed or 0]):
-                    tags[name] = number(column[seed or 0])
-            elif np.isfinite(column).any():
-                finite = column[np.isfinite(column)].astype(np.float64)
-                tags[f"{name}/mean"], tags[f"{name}/std"] = float(finite.mean()), float(finite.std())
-                tags[f"{name}/min"], tags[f"{name}/max"] = float(finite.min()), float(finite.max())
-    if seed is None and record.name == "metrics" and "env_steps_per_second" in record.time:
-        tags["time/env_steps_per_second"] = record.time["env_steps_per_second"]
-    return tags
-
-
-def non_finite(record: Record) -> str:
-    """Of a record "non_finite": which seeds, which metrics, when."""
-    seeds = sorted({int(s) for value in record.values.values() for s in value.nonzero()[0]})
-    names = [name for name, value in record.values.items() if value.any()]
-    return (
-        f"not finite: {', '.join(names)} of seed {', '.join(map(str, seeds))} "
-        f"at update {record.update} ({record.env_steps:,} env steps)"
-    )

@@ -15,7 +15,7 @@ from typing import Any, TextIO
 
 import numpy as np
 
-from jaxtrain.sinks import Closing, non_finite
+from jaxtrain.sinks.base import Closing, non_finite
 from jaxtrain.types import Record, RunInfo
 
 _SPEED_NOTE = "training only"  # neither compilation nor evaluation

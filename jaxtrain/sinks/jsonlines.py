@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxtrain.sinks import Closing, naming, number, reported
+from jaxtrain.sinks.base import Closing, naming, number, reported
 from jaxtrain.types import Record, RunInfo
 
 

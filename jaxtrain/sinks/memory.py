@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from jaxtrain.sinks import Closing, reported
+from jaxtrain.sinks.base import Closing, reported
 from jaxtrain.types import Record, RunInfo
 
 

@@ -13,7 +13,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from jaxtrain.sinks import Closing, Seeds, check_choice, curves, naming
+from jaxtrain.sinks.base import Closing, Seeds, check_choice, curves, naming
 from jaxtrain.types import Record, RunInfo
 
 _FLUSH_SECONDS = 5.0  # how old what TensorBoard shows may be

@@ -17,11 +17,10 @@ from typing import Any, Literal
 
 import numpy as np
 
-from jaxtrain.sinks import Closing, Seeds, check_choice, curves
+from jaxtrain.sinks.base import Closing, Seeds, check_choice, curves
 from jaxtrain.types import Record, RunInfo
 
 _APART = "-offline"  # ending of the id of a run that was to be online
-
 _log = logging.getLogger("jaxtrain")
 
 

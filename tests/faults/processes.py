@@ -7,6 +7,7 @@ Knows nothing of the claims that are tested with them.
 
 from __future__ import annotations
 
+import dataclasses
 import gc
 import json
 import multiprocessing
@@ -17,7 +18,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cache
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -25,15 +26,17 @@ from typing import Any
 
 import jax
 
-from jaxtrain import Config, checkpoint, commits, disk, fields
+from jaxtrain import Config
+from jaxtrain.config import field
+from jaxtrain.runs import checkpoint, disk, manager
 from jaxtrain.types import Collect, Metrics, PyTree, Spec
 from tests.helpers import Reinforce
 
 # What compiles here is tiny and is compiled again in every process: older code generators are twice as fast.
 FLAGS = "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
 PRELOAD = (
-    "jaxtrain.launch",
-    "jaxtrain.cli",
+    "jaxtrain.runs.launch",
+    "jaxtrain.tools.cli",
     "jax.experimental.compilation_cache.compilation_cache",
     "orbax.checkpoint",
     "tensorboardX.event_file_writer",
@@ -44,11 +47,11 @@ PRELOAD = (
 DEADLINE = 120.0  # seconds; nothing here takes a tenth of it, so what does is a hang
 
 
-@fields.config
+@field.config
 class Drift(Reinforce):
     """Noise added to a policy that is never used: compiles in half a second, and every update shows."""
 
-    name: str = fields.text("tests.faults.processes:Drift")
+    name: str = field.text("tests.faults.processes:Drift")
 
     def update(
         self, spec: Spec, agent: PyTree, collect: Collect, runner: PyTree, key: Any
@@ -108,24 +111,24 @@ def call(function: Callable[..., Any], *args: Any, **given: Any) -> Any:
 
 def run(config: Config, directory: Path, **given: Any) -> None:
     """`launch`, as the target of a process."""
-    from jaxtrain.launch import launch
+    from jaxtrain.runs.launch import launch
 
     launch(config, directory, cache=False, **given)
 
 
 def main(*arguments: str) -> None:
     """`jaxtrain`'s command line, as the target of a process."""
-    from jaxtrain import cli
+    from jaxtrain.tools import cli
 
     sys.exit(cli.main(arguments))
 
 
 def command(*arguments: str, output: Path, **environment: str) -> subprocess.Popen[bytes]:
-    """`python -m jaxtrain.cli`, with some more environment variables."""
+    """`python -m jaxtrain.tools.cli`, with some more environment variables."""
     flags = {"XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} {FLAGS}"} | environment
     with output.open("ab") as file:
         return subprocess.Popen(
-            [sys.executable, "-m", "jaxtrain.cli", *arguments],
+            [sys.executable, "-m", "jaxtrain.tools.cli", *arguments],
             env=os.environ | flags,
             stdin=subprocess.DEVNULL,
             stdout=file,
@@ -161,14 +164,14 @@ class Watch:
     """One start of a run in a directory: what was there before it, and how far it is."""
 
     directory: Path
-    begun: float = field(default_factory=time.monotonic)
+    begun: float = dataclasses.field(default_factory=time.monotonic)
 
     def __post_init__(self) -> None:
         self._saved, self._parts = self.saved(), self._unfinished()
 
     def saved(self) -> int:
         """Env steps of the newest checkpoint; -1 for none."""
-        return max(commits.found(self.directory / "checkpoints"), default=-1)
+        return max(manager.found(self.directory / "checkpoints"), default=-1)
 
     def _unfinished(self) -> set[str]:
         return {path.name for path in (self.directory / "checkpoints").glob(f"{disk.PART}*")}
@@ -184,7 +187,7 @@ class Watch:
 
     def unsaved_rows(self) -> bool:
         """Whether the log goes on behind the newest checkpoint that can be read."""
-        said = commits.manifests(self.directory / "checkpoints")
+        said = manager.manifests(self.directory / "checkpoints")
         length = said[max(said)]["logs"].get("metrics.jsonl", 0) if said else 0
         log = self.directory / "metrics.jsonl"
         return log.exists() and log.stat().st_size > length
@@ -200,7 +203,7 @@ def kill(process: BaseProcess) -> bool:
 
 def arrays(directory: Path) -> dict[str, Any]:
     """dtype, shape and sha256 of every array of the last checkpoint, which is verified first."""
-    found = commits.found(directory / "checkpoints")
+    found = manager.found(directory / "checkpoints")
     return checkpoint.verify(found[max(found)])["arrays"]
 
 

@@ -19,9 +19,11 @@ import numpy as np
 import pytest
 
 import jaxtrain
-from jaxtrain import ConfigError, checkpoint, cli, commits
-from jaxtrain.checkpoint import Damaged
-from jaxtrain.launch import launch
+from jaxtrain import ConfigError
+from jaxtrain.runs import checkpoint, manager
+from jaxtrain.runs.checkpoint import Damaged
+from jaxtrain.runs.launch import launch
+from jaxtrain.tools import cli
 from tests.faults.processes import Drift, arrays, rows
 from tests.helpers import tiny
 
@@ -222,7 +224,7 @@ def whole(tmp_path_factory):
 
 
 def checkpoints(directory):
-    return list(commits.found(directory / "checkpoints").values())
+    return list(manager.found(directory / "checkpoints").values())
 
 
 def relaunched(whole, directory):
@@ -298,7 +300,7 @@ def test_a_checkpoint_under_anothers_name_is_damage(whole, tmp_path):
     with pytest.raises(Damaged, match="is of 0 env steps"):
         for path in checkpoints(directory)[:-1]:
             shutil.rmtree(path)
-        commits.newest_good(directory / "checkpoints")
+        manager.newest_good(directory / "checkpoints")
     with pytest.raises(ConfigError, match="no checkpoint of it is whole"):
         launch(whole.config, directory, cache=False)
 

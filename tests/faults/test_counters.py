@@ -16,11 +16,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxtrain import Event, Trainer, at, every, host, when
+from jaxtrain import Event, Trainer, at, every, when
+from jaxtrain.loop import callback
+from jaxtrain.loop.train import door, run_info
 from jaxtrain.sinks import Console, JsonLines, Memory, TensorBoard, Wandb
-from jaxtrain.train import door, run_info
 from tests.helpers import Reinforce, keys, tiny
-from tests.test_sinks import events, offline_runs, wandb_rows
+from tests.sinks.test_sinks import events, offline_runs, wandb_rows
 
 PER, AHEAD = 3, 8  # env steps an update, updates made
 LIMITS = {"2^24": 2**24, "2^31": 2**31, "2^32": 2**32}
@@ -33,11 +34,11 @@ def look(trainer: Trainer, state: Any, key: Any) -> Any:
 def advance(trainer: Trainer, begin: int, sinks: list[Any], seeds: int) -> list[str]:
     """The run from update `begin` on, as a resumed one; what its sinks lost."""
     state = trainer.new(keys(seeds) if seeds > 1 else jax.random.key(0)).replace(clock=jnp.int32(begin))
-    outlet = host.Door(sinks, run_info(trainer))
+    outlet = callback.Door(sinks, run_info(trainer))
 
     @jax.jit
     def program(state: Any, run: jax.Array) -> Any:
-        host.started(run, state.clock, num_seeds=seeds)
+        callback.started(run, state.clock, num_seeds=seeds)
         return trainer.advance(state, None, AHEAD, door(run, seeds > 1))[0]
 
     try:

@@ -21,8 +21,11 @@ import yaml
 from jax import monitoring
 
 import jaxtrain
-from jaxtrain import ConfigError, cli, commits, rundir
-from jaxtrain.launch import launch
+from jaxtrain import ConfigError
+from jaxtrain.runs import directory as rundir
+from jaxtrain.runs import manager
+from jaxtrain.runs.launch import launch
+from jaxtrain.tools import cli
 from tests.faults.processes import Drift, alive, arrays, ended, rows, run, start, until
 from tests.helpers import tiny
 
@@ -124,7 +127,7 @@ def test_something_else_under_the_name_of_a_part_is_named_before_anything_compil
 def test_missing_parents_are_made(tmp_path):
     ending = launch(config_of(2), tmp_path / "a" / "b" / "run", cache=False)
     assert ending.directory == tmp_path / "a" / "b" / "run"
-    assert commits.found(ending.directory / "checkpoints").keys() == {0, 16}
+    assert manager.found(ending.directory / "checkpoints").keys() == {0, 16}
 
 
 def test_a_relative_directory_stays_where_it_was_when_the_process_moves(tmp_path, monkeypatch):
@@ -156,7 +159,7 @@ def together(directory, at, output):
 
 def held_until(config, directory, at):
     """`launch` at an instant of the clock; prints how it ended."""
-    from jaxtrain.launch import launch
+    from jaxtrain.runs.launch import launch
 
     time.sleep(max(0.0, at - time.time()))
     try:
@@ -192,7 +195,7 @@ def test_the_owner_is_named_while_it_runs_and_its_lock_is_free_after_kill_9(tmp_
     directory = tmp_path / "run"
     config = config_of(20_000, checkpoint={"every": 8, "keep_last": 2})
     process = start(tmp_path / "output", run, config, directory)
-    until(lambda: len(commits.found(directory / "checkpoints")) > 1, process)
+    until(lambda: len(manager.found(directory / "checkpoints")) > 1, process)
     assert alive(process), (tmp_path / "output").read_text()
     pid = process.pid
     with nothing_compiles(), pytest.raises(ConfigError, match=f"is in use by process {pid} on "):

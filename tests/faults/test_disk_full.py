@@ -19,8 +19,10 @@ import numpy as np
 import pytest
 
 import jaxtrain
-from jaxtrain import ConfigError, checkpoint, cli, commits
-from jaxtrain.launch import launch
+from jaxtrain import ConfigError
+from jaxtrain.runs import checkpoint, manager
+from jaxtrain.runs.launch import launch
+from jaxtrain.tools import cli
 from tests.faults.processes import Drift, alive, arrays, ended, left_over, main, rows, start, until
 from tests.helpers import tiny
 
@@ -143,7 +145,7 @@ def test_the_error_names_path_and_errno_and_once_there_is_space_the_run_ends_as_
         assert Path(error.filename).parent == directory / "checkpoints"
     if case == "at a row" and leave == 0:
         assert error.filename == str(directory / "metrics.jsonl")
-    held, manifest, bad = commits.newest_good(directory / "checkpoints")
+    held, manifest, bad = manager.newest_good(directory / "checkpoints")
     assert not bad and held and manifest["update"] < config.num_updates
     assert left_over(directory) == []
     clear(disk)
@@ -155,13 +157,13 @@ def test_the_error_names_path_and_errno_and_once_there_is_space_the_run_ends_as_
 def test_a_disk_that_is_still_full_gives_the_same_error_again_and_changes_no_checkpoint(disk, unbroken):
     directory, config = disk / "run", CASES["at a save"]
     refused(config, directory, seed=3, more_sinks=[Fills(disk, 22)])
-    newest = max(commits.found(directory / "checkpoints"))
+    newest = max(manager.found(directory / "checkpoints"))
     for _ in range(2):
         fill(disk)
         error = refused(config, directory)
         assert str(directory) in str(error) and re.search("No space left on device", str(error)), repr(error)
-        assert max(commits.found(directory / "checkpoints")) == newest
-        assert commits.newest_good(directory / "checkpoints")[2] == {}
+        assert max(manager.found(directory / "checkpoints")) == newest
+        assert manager.newest_good(directory / "checkpoints")[2] == {}
     clear(disk)
     launch(config, directory, cache=False)
     assert (arrays(directory), rows(directory)) == unbroken["at a save"]
@@ -187,7 +189,7 @@ def test_the_command_line_says_which_file_and_how_to_go_on_and_exits_with_1(disk
     (tmp_path / "config.yaml").write_text(jaxtrain.dump(config))
     words = ["train", str(tmp_path / "config.yaml"), "--out", str(directory), "--no-cache"]
     process = start(output, main, *words)
-    until(lambda: len(commits.found(directory / "checkpoints")) > 1, process)
+    until(lambda: len(manager.found(directory / "checkpoints")) > 1, process)
     assert alive(process), output.read_text()
     fill(disk)
     assert ended(process) == 1
@@ -197,10 +199,10 @@ def test_the_command_line_says_which_file_and_how_to_go_on_and_exits_with_1(disk
     assert how == f"jaxtrain: the last checkpoint is whole; jaxtrain resume {directory}"
     assert cli.main(["verify", str(directory)]) == 0
     clear(disk)
-    newest = max(commits.found(directory / "checkpoints"))
+    newest = max(manager.found(directory / "checkpoints"))
     more = ["--total-env-steps", str(newest + 80), "--no-cache"]
     assert cli.main(["resume", str(directory), *more]) == 0
-    assert max(commits.found(directory / "checkpoints")) == newest + 80
+    assert max(manager.found(directory / "checkpoints")) == newest + 80
 
 
 @pytest.mark.parametrize("size", [10, 300_000])

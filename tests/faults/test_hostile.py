@@ -21,9 +21,12 @@ import pytest
 import yaml
 
 import jaxtrain
-from jaxtrain import ConfigError, Event, checkpoint, cli, commits, every
-from jaxtrain.checkpoint import Damaged
-from jaxtrain.launch import launch
+from jaxtrain import ConfigError, Event, every
+from jaxtrain.config import yaml as files
+from jaxtrain.runs import checkpoint, manager
+from jaxtrain.runs.checkpoint import Damaged
+from jaxtrain.runs.launch import launch
+from jaxtrain.tools import cli
 from tests.faults.processes import Drift, rows
 from tests.faults.test_corruption import listing
 from tests.helpers import tiny
@@ -80,7 +83,7 @@ def resealed(place, **changes):
 
 
 def newest(run):
-    return list(commits.found(run / "checkpoints").values())[-1]
+    return list(manager.found(run / "checkpoints").values())[-1]
 
 
 # ---- names of directories
@@ -103,7 +106,7 @@ def test_a_directory_with_any_other_name_holds_all_of_its_run(tmp_path, monkeypa
         ending = launch(config_of(1, logging=PLAIN), name, cache=False)
         place = Path(os.path.abspath(name))
         assert ending.directory == place
-        assert commits.found(place / "checkpoints").keys() == {0, 8} and len(rows(place)) == 1
+        assert manager.found(place / "checkpoints").keys() == {0, 8} and len(rows(place)) == 1
     assert launch(config_of(1, logging=PLAIN), names[-1], cache=False).resumed_at == 8
     tops = {Path(os.path.abspath(name)) for name in names}
     found = {path for path in tmp_path.rglob("*") if path.is_file() and not tops & set(path.parents)}
@@ -353,7 +356,7 @@ def test_the_package_neither_imports_pickle_nor_evaluates_text():
                     found.append(f"{where}: allow_pickle")
                 case ast.keyword(arg="shell", value=ast.Constant(True)):
                     found.append(f"{where}: shell")
-    assert issubclass(jaxtrain.files._Loader, yaml.SafeLoader)
+    assert issubclass(files._Loader, yaml.SafeLoader)
     assert seen > 10_000
     assert found == []
 

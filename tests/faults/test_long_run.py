@@ -21,9 +21,11 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from jaxtrain import Event, Trainer, every, host
-from jaxtrain.sinks import Closing, Console, JsonLines, TensorBoard
-from jaxtrain.train import door, run_info
+from jaxtrain import Event, Trainer, every
+from jaxtrain.loop import callback
+from jaxtrain.loop.train import door, run_info
+from jaxtrain.sinks import Console, JsonLines, TensorBoard
+from jaxtrain.sinks.base import Closing
 from jaxtrain.types import Record, RunInfo
 from tests.helpers import Reinforce, tiny
 
@@ -93,7 +95,7 @@ def long_run(records: int, every_samples: int, directory: Path) -> tuple[Held, l
 
     @partial(jax.jit, static_argnames="length")
     def chunk(state: Any, run: jax.Array, length: int) -> Any:
-        host.started(run, state.clock, num_seeds=1)
+        callback.started(run, state.clock, num_seeds=1)
         return trainer.advance(state, None, length, door(run, False))[0]
 
     fresh = trainer.new(jax.random.key(0))
@@ -106,7 +108,7 @@ def long_run(records: int, every_samples: int, directory: Path) -> tuple[Held, l
         TensorBoard(directory / "board") as board,
         JsonLines(directory / "metrics.jsonl") as lines,
     ):
-        outlet = host.Door([console, lines, board, count], run_info(trainer))
+        outlet = callback.Door([console, lines, board, count], run_info(trainer))
         state = fresh
         for done in range(CHUNK, records + 1, CHUNK):
             state = chunk(state, jnp.int32(outlet.id), CHUNK)
@@ -114,7 +116,7 @@ def long_run(records: int, every_samples: int, directory: Path) -> tuple[Held, l
             if done % every_samples == 0:
                 samples.append(Held.now())
         assert outlet.finish() == []
-    assert outlet.id not in host._doors
+    assert outlet.id not in callback._doors
     del outlet, state
     return before, samples, Held.now(), count
 

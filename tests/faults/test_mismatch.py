@@ -15,9 +15,11 @@ import numpy as np
 import pytest
 
 import jaxtrain
-from jaxtrain import ConfigError, Event, checkpoint, cli, commits, every
-from jaxtrain.launch import launch
-from jaxtrain.saved import load_policy, replay
+from jaxtrain import ConfigError, Event, every
+from jaxtrain.runs import checkpoint, manager
+from jaxtrain.runs.launch import launch
+from jaxtrain.runs.load import load_policy, replay
+from jaxtrain.tools import cli
 from tests.faults.processes import Drift, arrays, rows
 from tests.faults.test_corruption import listing
 from tests.helpers import Reinforce, tiny, tiny_ppo
@@ -154,7 +156,7 @@ def test_another_network_or_optimizer_is_refused_by_its_fields(original, tmp_pat
 
 def test_a_checkpoint_whose_arrays_are_others_is_refused_with_a_line_for_each(run):
     """Saved by hand: every byte fits its manifest, and the config is the same."""
-    newest = list(commits.found(run / "checkpoints").values())[-1]
+    newest = list(manager.found(run / "checkpoints").values())[-1]
     held, manifest = checkpoint.load(newest)
     policy = next(name for name in held if "policy" in name and name.startswith("state.agent"))
     value = next(name for name in held if "value" in name and name.startswith("state.agent"))
@@ -243,7 +245,7 @@ def test_what_moves_no_bit_of_what_was_learned_may_change(run, original):
     logged = rows(run)
     assert logged[: len(unbroken)] == unbroken
     assert [row["update"] for row in logged[len(unbroken) :]] == [6, 8]
-    assert set(commits.found(run / "checkpoints")) == {24, 48, 64}
+    assert set(manager.found(run / "checkpoints")) == {24, 48, 64}
     assert list((run / "tensorboard").glob("*tfevents*"))
     assert jaxtrain.load_config(run / "config.yaml").checkpoint.keep_every == 24
     before = arrays(run)

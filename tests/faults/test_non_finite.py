@@ -16,10 +16,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxtrain import Event, Trainer, every, fields, startup, train
+from jaxtrain import Event, Trainer, every, startup, train
+from jaxtrain.config import field
+from jaxtrain.loop.state import ABANDONED, NON_FINITE, RUNNING
+from jaxtrain.loop.train import program
 from jaxtrain.sinks import Memory
-from jaxtrain.state import ABANDONED, NON_FINITE, RUNNING
-from jaxtrain.train import program
 from tests.helpers import Reinforce, Walk, arrays, differing, equations, keys, seed, tiny
 
 UPDATES, PER = 12, tiny().env_steps_per_update
@@ -69,7 +70,7 @@ class Poisoned(Walk):
         )
 
 
-@fields.config
+@field.config
 class Poisonable(Reinforce):
     """`Reinforce` whose loss or gradient may be told to be not finite, by what its agent carries."""
 

@@ -21,8 +21,9 @@ import jax
 import numpy as np
 import pytest
 
-from jaxtrain import Config, ConfigError, commits
-from jaxtrain.launch import launch
+from jaxtrain import Config, ConfigError
+from jaxtrain.runs import manager
+from jaxtrain.runs.launch import launch
 from jaxtrain.types import Record, RunInfo
 from tests.faults.processes import Drift, arrays, call, left_over, points, rows
 from tests.helpers import differing, tiny, tiny_ppo
@@ -69,7 +70,7 @@ class Stopwatch:
 
 def forget(directory: Path, env_steps: int) -> None:
     """Leave of the checkpoints those up to here, as if the process had been killed then."""
-    for steps, path in commits.found(directory / "checkpoints").items():
+    for steps, path in manager.found(directory / "checkpoints").items():
         if steps > env_steps:
             shutil.rmtree(path)
 
@@ -232,7 +233,7 @@ def few_seeds(directory: Path) -> None:
     logging.getLogger("jaxtrain").addHandler(notes)
     close(launch(config, directory / "out", start_from=directory / "whole", seeds=[7], cache=False), 7)
     assert any("only to save is left" in message for message in notes.messages), notes.messages
-    assert list(commits.found(directory / "out" / "checkpoints")) == [config.total_env_steps]
+    assert list(manager.found(directory / "out" / "checkpoints")) == [config.total_env_steps]
     # Those of fewer seeds can be stopped too.
     wanted = arrays(directory / "two"), rows(directory / "two")
     forget(directory / "two", 6 * config.env_steps_per_update)

@@ -11,8 +11,9 @@ import signal
 
 import pytest
 
-from jaxtrain import cli, commits
-from jaxtrain.launch import launch
+from jaxtrain.runs import manager
+from jaxtrain.runs.launch import launch
+from jaxtrain.tools import cli
 from tests.faults.processes import Drift, alive, ended, run, start, until
 from tests.helpers import Reinforce, tiny
 
@@ -35,7 +36,7 @@ def test_runs_has_a_row_for_every_run_whatever_became_of_it(tmp_path, capsys):
     }
     for name, process in processes.items():
         place = root / "deeper" / name / "checkpoints"
-        until(lambda place=place: len(commits.found(place)) > 1, process)
+        until(lambda place=place: len(manager.found(place)) > 1, process)
         assert alive(process), (tmp_path / name).read_text()
     os.kill(processes["stopped"].pid, signal.SIGTERM)
     os.kill(processes["killed"].pid, signal.SIGKILL)
@@ -62,7 +63,7 @@ def test_runs_has_a_row_for_every_run_whatever_became_of_it(tmp_path, capsys):
     }
     assert said[str(root / "finished")][2:4] == ["100%", "32"]
     assert [said[str(root / name)][0] for name in ("finished", "some", "deeper/killed")] == ["3", "2", "1"]
-    newest = max(commits.found(root / "deeper" / "stopped" / "checkpoints"))
+    newest = max(manager.found(root / "deeper" / "stopped" / "checkpoints"))
     assert said[str(root / "deeper" / "stopped")][3] == f"{newest:,}"
 
     os.kill(processes["running"].pid, signal.SIGINT)

@@ -1,7 +1,7 @@
 """What others wrote goes wrong inside a run: an event while tracing, an event's host callback, a sink.
 
 In: `train` with such an event or sink. Out: who is named, what is raised, what the other sinks hold.
-Knows nothing of the door or the trainer alone; tests/test_host.py and tests/test_events.py are about those.
+Knows nothing of the door or the trainer alone.
 """
 
 from __future__ import annotations
@@ -18,7 +18,9 @@ import numpy as np
 import pytest
 from jax.experimental import io_callback
 
-from jaxtrain import Event, at, every, finish, host, startup, train, when
+from jaxtrain import Event, at, every, finish, startup, train, when
+from jaxtrain.loop import callback
+from jaxtrain.loop import callback as host
 from jaxtrain.sinks import JsonLines, Memory
 from tests.helpers import differing, keys, tiny
 
@@ -56,7 +58,7 @@ LOOK = Event("look", every(PER), look)
 def threads_and_doors():
     """What a run has on the host: the threads of its sinks, and its door."""
     threads = {thread for thread in threading.enumerate() if thread.name.startswith("jaxtrain-")}
-    return threads | set(host._doors.values())
+    return threads | set(callback._doors.values())
 
 
 @pytest.fixture
@@ -238,7 +240,7 @@ class Blocks(Memory):
         self._perhaps("flush")
 
 
-class Impatient(host.Door):
+class Impatient(callback.Door):
     """The door, with a shorter deadline."""
 
     def __init__(self, sinks, info):

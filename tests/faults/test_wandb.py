@@ -26,7 +26,7 @@ import pytest
 from jaxtrain.sinks import Wandb
 from jaxtrain.types import Record, RunInfo
 from tests.faults.fake_wandb import API_KEY, FakeWandb
-from tests.test_sinks import offline_runs, wandb_rows
+from tests.sinks.test_sinks import offline_runs, wandb_rows
 
 # A server has seconds to answer in, and wandb a process of its own to start: no test for a busy machine.
 pytestmark = pytest.mark.slow

@@ -8,28 +8,35 @@ from __future__ import annotations
 from tests.mutants.mutant import Mutant
 
 LOOP = (
-    "tests/test_trainer.py",
-    "tests/test_events.py",
-    "tests/test_stock.py",
-    "tests/test_launch.py",
+    "tests/loop/test_trainer.py",
+    "tests/events/test_event.py",
+    "tests/events/test_stock.py",
+    "tests/runs/test_launch.py",
     "tests/faults/test_non_finite.py",
 )
 # What is asked about a bug in a file, the likeliest to notice first.
 TESTS = {
-    "algorithms/ppo.py": ("tests/test_ppo.py", "tests/probes/test_probes.py"),
-    "returns.py": ("tests/test_returns.py", "tests/test_ppo.py"),
-    "normalise.py": ("tests/test_normalise.py", "tests/test_ppo.py"),
-    "shuffle.py": ("tests/test_shuffle.py", "tests/test_ppo.py"),
-    "rollout.py": ("tests/test_rollout.py", "tests/test_trainer.py", "tests/probes/test_probes.py"),
-    "evaluate.py": ("tests/test_evaluate.py", "tests/test_trainer.py"),
-    "episodes.py": ("tests/test_rollout.py",),
-    "one_seed.py": ("tests/test_trainer.py", "tests/test_events.py", "tests/probes/test_probes.py"),
-    "all_seeds.py": LOOP,
-    "trainer.py": LOOP,
+    "algorithms/ppo.py": ("tests/algorithms/test_ppo.py", "tests/probes/test_probes.py"),
+    "rl/returns.py": ("tests/rl/test_returns.py", "tests/algorithms/test_ppo.py"),
+    "rl/normalize.py": ("tests/rl/test_normalize.py", "tests/algorithms/test_ppo.py"),
+    "rl/minibatch.py": ("tests/rl/test_minibatch.py", "tests/algorithms/test_ppo.py"),
+    "loop/rollout.py": (
+        "tests/loop/test_rollout.py",
+        "tests/loop/test_trainer.py",
+        "tests/probes/test_probes.py",
+    ),
+    "loop/evaluate.py": ("tests/loop/test_evaluate.py", "tests/loop/test_trainer.py"),
+    "loop/update.py": (
+        "tests/loop/test_trainer.py",
+        "tests/events/test_event.py",
+        "tests/probes/test_probes.py",
+    ),
+    "loop/all_seeds.py": LOOP,
+    "loop/trainer.py": LOOP,
     "schedule.py": ("tests/test_schedule.py",),
 }
 
-PPO, RETURNS, NORMALISE, SHUFFLE, ROLLOUT, EVALUATE, EPISODES, ONE_SEED, ALL_SEEDS, TRAINER, SCHEDULE = TESTS
+PPO, RETURNS, NORMALIZE, MINIBATCH, ROLLOUT, EVALUATE, UPDATE, ALL_SEEDS, TRAINER, SCHEDULE = TESTS
 
 MUTANTS = (
     # ---- losses
@@ -64,7 +71,7 @@ MUTANTS = (
     Mutant("clip fraction of one side", PPO, "jnp.abs(ratio - 1.0) > clip_range", "ratio - 1.0 > clip_range"),
     Mutant("KL target ignored", PPO, 'learning & (metrics["approx_kl"] <= 1.5 * self.target_kl)', "learning"),
     # ---- optimizer and schedules
-    Mutant("Adam's eps is 1e-8", PPO, "fields.rate(1e-5, above=0)", "fields.rate(1e-8, above=0)"),
+    Mutant("Adam's eps is 1e-8", PPO, "field.rate(1e-5, above=0)", "field.rate(1e-8, above=0)"),
     Mutant("gradients clipped one by one", PPO, "optax.clip_by_global_norm(", "optax.clip("),
     Mutant("gradient norm after clipping", PPO, "optax.tree.norm(grads)", "optax.tree.norm(updates)"),
     Mutant("rate never annealed", PPO, "(remaining if self.anneal_learning_rate else 1.0)", "1.0"),
@@ -130,51 +137,51 @@ MUTANTS = (
     Mutant(
         "normaliser moves before learning",
         PPO,
-        "obs = normalise.apply(agent.obs_stats, rollout.obs)",
-        "obs = normalise.apply(normalise.update(agent.obs_stats, rollout.obs), rollout.obs)",
+        "obs = normalize.apply(agent.obs_stats, rollout.obs)",
+        "obs = normalize.apply(normalize.update(agent.obs_stats, rollout.obs), rollout.obs)",
     ),
     Mutant(
         "normaliser never moves",
         PPO,
-        "obs_stats=normalise.update(agent.obs_stats, rollout.obs)",
+        "obs_stats=normalize.update(agent.obs_stats, rollout.obs)",
         "obs_stats=agent.obs_stats",
     ),
     Mutant(
         "normaliser takes next_obs",
         PPO,
-        "normalise.update(agent.obs_stats, rollout.obs)",
-        "normalise.update(agent.obs_stats, rollout.next_obs)",
+        "normalize.update(agent.obs_stats, rollout.obs)",
+        "normalize.update(agent.obs_stats, rollout.next_obs)",
     ),
     Mutant(
         "critic sees raw observations",
         PPO,
-        "value(agent.params, normalise.apply(agent.obs_stats, next_obs))",
+        "value(agent.params, normalize.apply(agent.obs_stats, next_obs))",
         "value(agent.params, next_obs)",
     ),
-    Mutant("value in the unit of scaled reward", PPO, "value * normalise.scale(agent.reward_scale)", "value"),
+    Mutant("value in the unit of scaled reward", PPO, "value * normalize.scale(agent.reward_scale)", "value"),
     Mutant(
         "running return not reset at a time limit",
         PPO,
         "done = rollout.terminated | rollout.truncated",
         "done = rollout.terminated",
     ),
-    Mutant("divided by the variance", NORMALISE, "value = jnp.sqrt(stats.var)", "value = stats.var"),
+    Mutant("divided by the variance", NORMALIZE, "value = jnp.sqrt(stats.var)", "value = stats.var"),
     Mutant(
         "latest batch weighs too little",
-        NORMALISE,
+        NORMALIZE,
         "1.0 / (stats.updates + 1.0)",
         "1.0 / (stats.updates + 2.0)",
     ),
-    Mutant("spread between batches forgotten", NORMALISE, " + (1.0 - weight) * jnp.square(shift)", ""),
+    Mutant("spread between batches forgotten", NORMALIZE, " + (1.0 - weight) * jnp.square(shift)", ""),
     Mutant(
         "outliers not clipped",
-        NORMALISE,
+        NORMALIZE,
         "jnp.clip((x - stats.mean) / std(stats), -clip, clip)",
         "(x - stats.mean) / std(stats)",
     ),
     Mutant(
         "rewards centred",
-        NORMALISE,
+        NORMALIZE,
         "state, reward / scale(state)",
         "state, (reward - reward.mean()) / scale(state)",
     ),
@@ -204,14 +211,14 @@ MUTANTS = (
         "permutation(key_shuffle, time, envs).reshape",
         "jax.random.randint(key_shuffle, (time * envs,), 0, time * envs).reshape",
     ),
-    Mutant("odd number of rounds", SHUFFLE, "ROUNDS = 8", "ROUNDS = 7"),
+    Mutant("odd number of rounds", MINIBATCH, "ROUNDS = 8", "ROUNDS = 7"),
     Mutant(
         "a round that cannot be undone",
-        SHUFFLE,
+        MINIBATCH,
         "x = x + _hash(y, keys[i]) % size_x",
         "x = x + _hash(x, keys[i]) % size_x",
     ),
-    Mutant("one round key", SHUFFLE, "_hash(y, keys[i])", "_hash(y, jnp.uint32(i))"),
+    Mutant("one round key", MINIBATCH, "_hash(y, keys[i])", "_hash(y, jnp.uint32(i))"),
     # ---- rollout
     Mutant(
         "time limits do not reset", ROLLOUT, "done = out.terminated | out.truncated", "done = out.terminated"
@@ -272,10 +279,10 @@ MUTANTS = (
         "jax.vmap(self.step_keys)(jax.random.split(key, self.length))",
         "jax.vmap(self.step_keys)(jnp.repeat(key[None], self.length))",
     ),
-    Mutant("ring overwrites itself", EPISODES, "(self.position + rank - 1) % WINDOW", "(rank - 1) % WINDOW"),
+    Mutant("ring overwrites itself", ROLLOUT, "(self.position + rank - 1) % WINDOW", "(rank - 1) % WINDOW"),
     Mutant(
         "ring keeps the first of many",
-        EPISODES,
+        ROLLOUT,
         "kept = done & (rank > count - WINDOW)",
         "kept = done & (rank <= WINDOW)",
     ),
@@ -294,7 +301,7 @@ MUTANTS = (
     # ---- the loop
     Mutant(
         "every update draws the same",
-        ONE_SEED,
+        UPDATE,
         'jax.random.fold_in(stream(state.key, "update"), state.clock)',
         'stream(state.key, "update")',
     ),
@@ -304,7 +311,7 @@ MUTANTS = (
         "state.key.ndim else stream(state.key, name)",
         'state.key.ndim else stream(state.key, "update")',
     ),
-    Mutant("evaluation never greedy", ONE_SEED, "greedy=settings.greedy)", "greedy=False)"),
+    Mutant("evaluation never greedy", UPDATE, "greedy=settings.greedy)", "greedy=False)"),
     Mutant(
         "a stopped seed goes on",
         ALL_SEEDS,
@@ -348,8 +355,8 @@ MUTANTS = (
         "(last | jnp.any(state.status == RUNNING))",
         "jnp.any(state.status == RUNNING)",
     ),
-    Mutant("all events draw alike", ONE_SEED, 'stream(root, f"event/{event.name}")', 'stream(root, "event")'),
-    Mutant("training is greedy", ONE_SEED, "memory, key, greedy=False)", "memory, key, greedy=True)"),
+    Mutant("all events draw alike", UPDATE, 'stream(root, f"event/{event.name}")', 'stream(root, "event")'),
+    Mutant("training is greedy", UPDATE, "memory, key, greedy=False)", "memory, key, greedy=True)"),
     # ---- schedules
     Mutant(
         "marks rounded down",

@@ -8,69 +8,72 @@ from __future__ import annotations
 from tests.mutants.mutant import Mutant
 
 TESTS = {
-    "commits.py": (
-        "tests/test_commits.py",
-        "tests/test_launch.py",
+    "runs/manager.py": (
+        "tests/runs/test_manager.py",
+        "tests/runs/test_launch.py",
         "tests/faults/test_corruption.py",
         "tests/faults/test_disk_full.py",
         "tests/faults/test_kill.py",
     ),
-    "checkpoint.py": (
-        "tests/test_checkpoint.py",
+    "runs/checkpoint.py": (
+        "tests/runs/test_checkpoint.py",
         "tests/faults/test_corruption.py",
         "tests/faults/test_disk_full.py",
     ),
-    "resume.py": (
-        "tests/test_launch.py",
+    "runs/resume.py": (
+        "tests/runs/test_launch.py",
         "tests/faults/test_mismatch.py",
         "tests/faults/test_resume.py",
         "tests/faults/test_corruption.py",
         "tests/faults/test_kill.py",
     ),
-    "snapshot.py": ("tests/test_snapshot.py", "tests/faults/test_mismatch.py", "tests/faults/test_resume.py"),
-    "drive.py": (
-        "tests/test_commits.py",
-        "tests/test_launch.py",
+    "runs/snapshot.py": (
+        "tests/runs/test_snapshot.py",
+        "tests/faults/test_mismatch.py",
+        "tests/faults/test_resume.py",
+    ),
+    "runs/launch.py": (
+        "tests/runs/test_manager.py",
+        "tests/runs/test_launch.py",
         "tests/faults/test_signals.py",
         "tests/faults/test_disk_full.py",
     ),
-    "origin.py": ("tests/test_launch.py", "tests/faults/test_mismatch.py", "tests/faults/test_resume.py"),
-    "rundir.py": ("tests/faults/test_directory.py", "tests/faults/test_hostile.py"),
-    "host.py": ("tests/test_host.py", "tests/faults/test_resume.py"),
-    "packing.py": ("tests/test_packing.py", "tests/test_launch.py"),
-    "signals.py": ("tests/faults/test_signals.py",),
+    "runs/directory.py": ("tests/faults/test_directory.py", "tests/faults/test_hostile.py"),
+    "loop/callback.py": ("tests/loop/test_callback.py", "tests/faults/test_resume.py"),
+    "tree.py": ("tests/test_tree_packing.py", "tests/runs/test_launch.py"),
+    "runs/signals.py": ("tests/faults/test_signals.py",),
 }
 
-COMMITS, CHECKPOINT, RESUME, SNAPSHOT, DRIVE, ORIGIN, RUNDIR, HOST, PACKING, SIGNALS = TESTS
+MANAGER, CHECKPOINT, RESUME, SNAPSHOT, LAUNCH, DIRECTORY, CALLBACK, TREE, SIGNALS = TESTS
 
 MUTANTS = (
     # ---- which checkpoints stay, and which is gone on from
     Mutant(
-        "the newest checkpoints go", COMMITS, "newest[-settings.keep_last :]", "newest[: settings.keep_last]"
+        "the newest checkpoints go", MANAGER, "newest[-settings.keep_last :]", "newest[: settings.keep_last]"
     ),
-    Mutant("the oldest of equals is best", COMMITS, "(values[n], n)", "(values[n], -n)"),
-    Mutant("NaN may be best", COMMITS, "if not math.isnan(v)}", "}"),
-    Mutant("the last finite checkpoint goes", COMMITS, '[n for n in newest if said[n]["finite"]]', "[]"),
-    Mutant("the last of each interval stays", COMMITS, "first.setdefault(i, n)", "first[i] = n"),
+    Mutant("the oldest of equals is best", MANAGER, "(values[n], n)", "(values[n], -n)"),
+    Mutant("NaN may be best", MANAGER, "if not math.isnan(v)}", "}"),
+    Mutant("the last finite checkpoint goes", MANAGER, '[n for n in newest if said[n]["finite"]]', "[]"),
+    Mutant("the last of each interval stays", MANAGER, "first.setdefault(i, n)", "first[i] = n"),
     Mutant(
         "no older checkpoint than the newest is looked at",
-        COMMITS,
+        MANAGER,
         "in reversed(found(directory).values()):\n        try:\n            arrays",
         "in list(reversed(found(directory).values()))[:1]:\n        try:\n            arrays",
     ),
     Mutant(
         "a checkpoint under another's name is taken",
-        COMMITS,
+        MANAGER,
         'if place(directory, manifest["env_steps"]) != path:',
         "if False:",
     ),
     Mutant(
-        "a checkpoint is saved without its log", COMMITS, "if draft.needed is not None and", "if False and"
+        "a checkpoint is saved without its log", MANAGER, "if draft.needed is not None and", "if False and"
     ),
-    Mutant("logs of earlier starts are forgotten", COMMITS, "logs = dict(self._earlier)", "logs = {}"),
+    Mutant("logs of earlier starts are forgotten", MANAGER, "logs = dict(self._earlier)", "logs = {}"),
     Mutant(
         "older checkpoints go before the new one is verified",
-        COMMITS,
+        MANAGER,
         "checkpoint.verify(target)",
         "checkpoint.read_manifest(target)",
     ),
@@ -112,59 +115,59 @@ MUTANTS = (
     Mutant("one seed of many is the first", SNAPSHOT, "seeds[0] if len(seeds) == 1", "0 if len(seeds) == 1"),
     Mutant("another dtype fits", SNAPSHOT, 'f"{x.dtype}{list(x.shape)}"', 'f"{list(x.shape)}"'),
     Mutant(
-        "some seeds start from the first keys", ORIGIN, "keys[np.array(self.chosen)]", "keys[: self.count]"
+        "some seeds start from the first keys", RESUME, "keys[np.array(self.chosen)]", "keys[: self.count]"
     ),
     Mutant(
         "the timetable of before is that of now",
-        ORIGIN,
+        RESUME,
         "old_marks=Trainer(then, events).timetable",
         "old_marks=trainer.timetable",
     ),
-    Mutant("a run may end before where it is", ORIGIN, "found.env_steps > config.total_env_steps:", "False:"),
+    Mutant("a run may end before where it is", RESUME, "found.env_steps > config.total_env_steps:", "False:"),
     # ---- between two chunks
     Mutant(
-        "a signal is not looked for", DRIVE, "while clock < end and not self._caught:", "while clock < end:"
+        "a signal is not looked for", LAUNCH, "while clock < end and not self._caught:", "while clock < end:"
     ),
     Mutant(
         "a run that is stopped is not saved",
-        DRIVE,
+        LAUNCH,
         "if self._committed != clock:",
         "if self._committed != clock and clock == end:",
     ),
     Mutant(
         "a log that failed goes unseen",
-        DRIVE,
+        LAUNCH,
         "if error is not None:\n            raise error",
         "if False:\n            raise error",
     ),
     Mutant(
-        "worse is better", DRIVE, "return sign * value > sign * said", "return sign * value < sign * said"
+        "worse is better", LAUNCH, "return sign * value > sign * said", "return sign * value < sign * said"
     ),
     Mutant(
-        "a chunk runs past what is due", DRIVE, "stops[bisect_right(stops, clock)] - clock", "end - clock"
+        "a chunk runs past what is due", LAUNCH, "stops[bisect_right(stops, clock)] - clock", "end - clock"
     ),
-    Mutant("chunks grow whatever they take", DRIVE, "min(fits, 4 * self.updates)", "4 * self.updates"),
+    Mutant("chunks grow whatever they take", LAUNCH, "min(fits, 4 * self.updates)", "4 * self.updates"),
     Mutant("a second signal waits", SIGNALS, "            if caught:", "            if False:"),
     # ---- the directory and the door
     Mutant(
         "two processes hold one directory",
-        RUNDIR,
+        DIRECTORY,
         "fcntl.LOCK_EX | fcntl.LOCK_NB",
         "fcntl.LOCK_SH | fcntl.LOCK_NB",
     ),
-    Mutant("secrets are written down", RUNDIR, "if not _SECRET.search(k)", "if k"),
+    Mutant("secrets are written down", DIRECTORY, "if not _SECRET.search(k)", "if k"),
     Mutant(
         "a link leads out of the directory",
-        RUNDIR,
+        DIRECTORY,
         "if not path.resolve().is_relative_to(directory.resolve()):",
         "if not path.absolute().is_relative_to(directory.absolute()):",
     ),
-    Mutant("a resumed run counts its records anew", HOST, "self.records = records", "self.records = 0"),
+    Mutant("a resumed run counts its records anew", CALLBACK, "self.records = records", "self.records = 0"),
     Mutant(
         "the time of earlier starts is forgotten",
-        HOST,
+        CALLBACK,
         "self._earlier = elapsed_seconds",
         "self._earlier = 0.0",
     ),
-    Mutant("words of two arrays change places", PACKING, "begin = end", "begin = begin"),
+    Mutant("words of two arrays change places", TREE, "begin = end", "begin = begin"),
 )

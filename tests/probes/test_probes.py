@@ -14,7 +14,8 @@ import optax
 import pytest
 from jax import lax
 
-from jaxtrain import PPO, Trainer, fields, train
+from jaxtrain import PPO, Trainer, train
+from jaxtrain.config import field
 from jaxtrain.types import Box, Decision, Discrete, Rollout, Spec, Step
 from tests.probes import envs as probes
 from tests.recorded import config_of, record
@@ -233,12 +234,12 @@ class Noise(probes.OneStep):
         return Step(obs, (), obs[0], obs[0] < 0.3, jnp.zeros((), bool), {})
 
 
-@fields.config
+@field.config
 class Keep:
     """Acts by a draw, learns nothing, and keeps the last rollout."""
 
-    name: str = fields.text("keep")
-    rollout_length: int = fields.integer(4)
+    name: str = field.text("keep")
+    rollout_length: int = field.integer(4)
 
     def init(self, spec, key):
         obs, draw = jnp.zeros((self.rollout_length, spec.num_envs, 1)), jnp.zeros(self.rollout_length)

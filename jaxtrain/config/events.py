@@ -1,0 +1,251 @@
+"""Events as a config names them.
+
+In: mappings such as `{name: gravity, run: randomise, every: 10_000, params: …}`. Out: `EventConfig`s, with
+what is wrong in them said before anything compiles.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import jax
+
+from jaxtrain.config import field
+from jaxtrain.config.field import Items, Params, from_list, is_number
+from jaxtrain.config.registry import EVENTS, load_object
+from jaxtrain.errors import MISSING, ConfigError, Fault, Problem, nearest
+from jaxtrain.schedule import Schedule, at, every, finish, startup, when
+
+TAKES = {
+    "update": ("trainer", "state", "key"),
+    "reset": ("key", "params"),
+    "step": ("key", "state", "params"),
+}
+OWN = "non_finite"  # the loop's own records
+
+
+def params(help: str, *, leaf: bool = True) -> Any:
+    """A field of free-form named values; with `leaf`, its floats are rates."""
+
+    def read(value: Any) -> Params:
+        if not isinstance(value, Mapping):
+            raise Fault("needs a mapping of names to values")
+        made = value if isinstance(value, Params) else Params(value)
+        floats = [(path, x) for path, x in jax.tree.leaves_with_path(made) if isinstance(x, float)]
+        keystr = partial(jax.tree_util.keystr, simple=True, separator=".")
+        problems = [Problem(keystr(path), x, "is no number") for path, x in floats if x != x]
+        if problems:
+            raise ConfigError(problems)
+        return made
+
+    return field.custom(Params, read, "MAPPING", leaf=leaf, help=help)
+
+
+@dataclass(frozen=True)
+class MetricIs:
+    """`metric > threshold` as a predicate of a state."""
+
+    metric: str
+    sign: str
+    threshold: float
+
+    @classmethod
+    def parse(cls, words: str) -> MetricIs:
+        parts = words.split()
+        if len(parts) != 3 or parts[1] not in ("<", ">") or not is_number(parts[2]):
+            raise Fault("needs 'metric > number', 'metric < number' or package.module:function")
+        return cls(parts[0], parts[1], float(parts[2]))
+
+    def __repr__(self) -> str:
+        return f"{self.metric} {self.sign} {self.threshold}"
+
+    def __call__(self, state: Any) -> Any:
+        if self.metric not in state.metrics:
+            rule = "no such metric" + nearest(self.metric, state.metrics)
+            raise ConfigError([Problem("when", self.metric, rule)])
+        value = state.metrics[self.metric]
+        return value > self.threshold if self.sign == ">" else value < self.threshold
+
+
+def function_of(run: Any) -> Callable[..., Any]:
+    """What a name stands for: a stock event's factory, or a function of one's own.
+
+    Raises:
+      Fault: no such function.
+    """
+    if isinstance(run, str):
+        if run not in EVENTS and ":" not in run:
+            raise Fault("needs a stock event or package.module:function" + nearest(run, EVENTS))
+        run = load_object(EVENTS.get(run, run))
+    if not callable(run):
+        raise Fault("needs a function")
+    return run
+
+
+def _read_run(value: Any) -> Any:
+    if not isinstance(value, str) or value:  # else the event's name says it
+        function_of(value)
+    return value
+
+
+def _read_predicate(value: Any) -> Callable[[Any], Any]:
+    """`metric > number` as text, a function by name, or a function."""
+    if isinstance(value, str):
+        value = load_object(value) if ":" in value else MetricIs.parse(value)
+    if not callable(value):
+        raise Fault("needs 'metric > number', 'metric < number' or package.module:function")
+    return value
+
+
+@field.config
+class EventConfig:
+    """One event by name: when, what, and with which parameters."""
+
+    name: str = field.text("", help="what its records are called")
+    run: Any = field.custom(
+        "", _read_run, "NAME", help="a stock event or package.module:function; unset: name"
+    )
+    on: str = field.choice("update", tuple(TAKES), help="the loop, or inside each environment")
+    every: int | None = field.integer(None, low=1, help="env steps between two firings")
+    at: tuple[int, ...] = field.integers((), help="env steps at which it fires")
+    startup: bool = field.flag(False, help="fire before the first update")
+    finish: bool = field.flag(False, help="fire after the last update")
+    when: Any = field.custom(
+        None, _read_predicate, "TEXT", optional=True, help="'metric > number' or package.module:function"
+    )
+    once: bool = field.flag(False, help="with `when`: fire a single time for each seed")
+    every_steps: tuple[int, ...] = field.integers(
+        (1,), low=1, help="with `on: step`: interval, or its low,high"
+    )
+    scope: str = field.choice("seed", ("seed", "population"), help="what `run` sees")
+    params: Params = params("keyword arguments of `run`")
+
+    @property
+    def stock(self) -> str | None:
+        """The stock event that it runs."""
+        run = self.run or self.name
+        return run if isinstance(run, str) and run in EVENTS else None
+
+    def rules(self) -> list[Problem]:
+        found = [*self._rules_of_when()]
+        if self.name == OWN:
+            found.append(Problem("name", self.name, "is the loop's own; needs another"))
+        low, high = self.every_steps[:1], self.every_steps[-1:]
+        if not 1 <= len(self.every_steps) <= 2 or low > high:
+            found.append(Problem("every_steps", self.every_steps, "needs one interval, or low,high"))
+        elif self.on != "step" and self.every_steps != (1,):
+            found.append(Problem("every_steps", self.every_steps, "needs on: step"))
+        if self.stock and (self.on == "step" or (self.on == "reset" and self.stock != "randomise")):
+            found.append(
+                Problem(
+                    "on", self.on, f"{self.stock} runs on: update" + " or reset" * (self.stock == "randomise")
+                )
+            )
+        alone = self.stock or self.on != "update" or self.when is not None
+        if self.scope == "population" and alone:
+            found.append(
+                Problem("scope", self.scope, "needs a function of one's own, on: update, without `when`")
+            )
+        try:
+            function = function_of(self.run or self.name)
+        except Fault as fault:
+            found.append(Problem("run", self.run or self.name, str(fault)))
+        else:
+            found += [] if found else self._rules_of_params(function)
+        return found
+
+    def _rules_of_when(self) -> list[Problem]:
+        found: list[Problem] = []
+        has_schedule = bool(self.every or self.at or self.startup or self.finish)
+        if self.on == "update" and not has_schedule:
+            found.append(Problem("every", self.every, "needs one of every, at, startup, finish"))
+        if self.on != "update" and (has_schedule or self.when is not None):
+            rule = "an event inside the rollout has no every, at, startup, finish or when"
+            found.append(Problem("on", self.on, rule))
+        elif self.when is not None and not self.every:
+            found.append(Problem("every", self.every, "`when` is checked at marks: needs every"))
+        elif self.when is not None and (self.at or self.startup or self.finish):
+            found.append(Problem("when", self.when, "is checked at the marks of every alone; use two events"))
+        if self.once and self.when is None:
+            found.append(Problem("once", self.once, "needs a `when`; a single firing is `at: [N]`"))
+        return found
+
+    def _rules_of_params(self, function: Callable[..., Any]) -> list[Problem]:
+        """What `function` says of its parameters."""
+        if not self.stock:
+            return _misfits(function, TAKES[self.on], self.params)
+        found = _misfits(function, ("name", "schedule"), self.params)
+        if found:
+            return found
+        try:
+            function(self.name, self.schedule if self.on == "update" else None, **self.params)
+        except ConfigError as error:
+            found += error.under("params")
+        except (TypeError, ValueError) as error:
+            found.append(Problem("params", self.params, str(error)))
+        return found
+
+    @property
+    def schedule(self) -> Schedule:
+        """When it is due, in env steps."""
+        if self.when is not None:
+            assert self.every is not None  # by rules
+            return when(self.when, every=self.every, once=self.once)
+        parts = [every(self.every)] if self.every else []
+        parts += [at(*self.at)] if self.at else []
+        parts += [startup()] if self.startup else []
+        parts += [finish()] if self.finish else []
+        return Schedule.union(parts)
+
+
+def _misfits(function: Callable[..., Any], takes: tuple[str, ...], given: Mapping[str, Any]) -> list[Problem]:
+    """Where a function's signature is not `(*takes, **given)`."""
+    try:
+        signature = inspect.signature(function)
+    except (TypeError, ValueError):  # some built-in functions have none
+        return []
+    later = list(signature.parameters.values())[len(takes) :]
+    named = {p.name for p in later if p.kind in (p.KEYWORD_ONLY, p.POSITIONAL_OR_KEYWORD)}
+    free = any(p.kind == p.VAR_KEYWORD for p in later)
+    found = [
+        Problem(f"params.{name}", given[name], "unknown key" + nearest(name, named))
+        for name in given
+        if not free and name not in named
+    ]
+    found += [
+        Problem(f"params.{p.name}", MISSING, "is missing")
+        for p in later
+        if p.name in named and p.default is p.empty and p.name not in given
+    ]
+    if not found:
+        try:
+            signature.bind(*takes, **given)
+        except TypeError as error:
+            name = getattr(function, "__qualname__", function)
+            rule = f"needs a function of ({', '.join((*takes, *given))}): {error}"
+            found.append(Problem("run", name, rule))
+    return found
+
+
+def _read_events(value: Any) -> Items:
+    made = Items(from_list(EventConfig, value))
+    names: dict[str, int] = {}
+    problems: list[Problem] = []
+    for i, item in enumerate(made):
+        if not isinstance(getattr(item, "name", None), str) or not hasattr(item, "run"):
+            rule = "needs a mapping such as {name: …, every: …}, or an Event, OnReset or OnStep object"
+            problems.append(Problem(f"{i}", item, rule))
+        elif names.setdefault(item.name, i) != i:
+            problems.append(Problem(f"{i}.name", item.name, f"is the name of event {names[item.name]}"))
+    if problems:
+        raise ConfigError(problems)
+    return made
+
+
+def events() -> Any:
+    """A field with a list of events."""
+    return field.custom((), _read_events, "LIST", leaf=True, help="see `jaxtrain list events`")

@@ -1,0 +1,444 @@
+"""What a config is made of: fields that check themselves, dataclasses that are pytrees.
+
+In: declarations such as `gamma: float = rate(0.99, low=0, high=1)`. Out: frozen dataclasses that turn
+what people write (`"3e-4"`, `[64, 64]`, `1e6`) into the declared type, and say every fault at once.
+
+Rates (floats) are pytree leaves, so a sweep over one is a `vmap` and changing one never recompiles.
+All else is static: it decides shapes and names, and belongs to the compiled program.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import numbers
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeVar, dataclass_transform
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
+
+from jaxtrain.errors import MISSING, ConfigError, Fault, Problem, nearest
+
+T = TypeVar("T")
+
+
+def is_array(value: Any) -> bool:
+    """Of JAX or NumPy, NumPy scalars among them."""
+    return isinstance(value, jax.Array | np.ndarray | np.generic)
+
+
+def as_number(value: Any) -> float | int | None:
+    """A finite number, also as people write one in YAML or on a command line; else None."""
+    if is_array(value) and np.ndim(value) == 0 and not isinstance(value, Tracer):
+        value = value.item()
+    if isinstance(value, str):
+        for kind in (int, float):
+            try:
+                value = kind(value)
+                break
+            except ValueError:
+                continue
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        return None
+    if isinstance(value, numbers.Integral):
+        return int(value)
+    return float(value) if np.isfinite(float(value)) else None
+
+
+def is_number(value: Any) -> bool:
+    """A finite number, or text that reads as one."""
+    return as_number(value) is not None
+
+
+def as_float(value: Any) -> float | None:
+    """`as_number` as a float; None for an int that no float reaches."""
+    number = as_number(value)
+    try:
+        return None if number is None else float(number)
+    except OverflowError:  # an int beyond 1.8e308
+        return None
+
+
+def from_mapping(cls: type[T], value: Any) -> T:
+    """Build `cls` from a mapping; an instance of it passes as it is. Every fault is in one error."""
+    if isinstance(value, cls):
+        return value
+    names = [f.name for f in dataclasses.fields(cls)]  # type: ignore[arg-type]
+    if not isinstance(value, Mapping):
+        raise ConfigError([Problem("", value, f"needs a mapping of {', '.join(names)}")])
+    unknown = [str(key) for key in value if key not in names]
+    problems = [Problem(key, MISSING, "unknown key" + nearest(key, names)) for key in unknown]
+    try:
+        made = cls(**{key: v for key, v in value.items() if key in names})
+    except ConfigError as error:
+        raise ConfigError([*problems, *error.problems]) from None
+    if problems:
+        raise ConfigError(problems)
+    return made
+
+
+def from_list(cls: type[Any], value: Any) -> list[Any]:
+    """Build a `cls` of every mapping in a list; other members pass as they are."""
+    if not isinstance(value, list | tuple):
+        raise Fault("needs a list")
+    made: list[Any] = []
+    problems: list[Problem] = []
+    for i, item in enumerate(value):
+        try:
+            made.append(from_mapping(cls, item) if isinstance(item, Mapping) else item)
+        except ConfigError as error:
+            problems += error.under(str(i))
+    if problems:
+        raise ConfigError(problems)
+    return made
+
+
+INT32 = 2**31 - 1  # what the device can count to
+
+
+@dataclass(frozen=True)
+class Field:
+    """How one field is read; kept in the dataclass field's metadata."""
+
+    read: Callable[[Any], Any]
+    kind: str  # what to write, for `--help`; "" for what only Python can give
+    help: str = ""
+    leaf: bool = False  # has pytree leaves in it
+    config: type[Any] | None = None  # of a nested one
+
+
+def _bounds(low: float | None, high: float | None, above: float | None = None) -> str:
+    parts = [f">= {low}"] if low is not None else []
+    parts += [f"> {above}"] if above is not None else []
+    parts += [f"<= {high}"] if high is not None else []
+    return " and ".join(parts)
+
+
+def _clip(number: Any, low: float | None, high: float | None) -> Any:
+    number = number if low is None else max(number, low)
+    return number if high is None else min(number, high)
+
+
+def _make(default: Any, field: Field, optional: bool) -> Any:
+    """A dataclass field; a default that can be called makes the default."""
+    if optional:
+        read = field.read
+
+        def read_optional(value: Any) -> Any:
+            unset = value is None or (isinstance(value, str) and value.lower() in ("none", "null"))
+            return None if unset else read(value)
+
+        field = dataclasses.replace(field, read=read_optional)
+    metadata = {"field": field}
+    if callable(default):
+        return dataclasses.field(default_factory=default, metadata=metadata)
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+def rate(
+    default: float | None,
+    *,
+    low: float | None = None,
+    high: float | None = None,
+    above: float | None = None,
+    help: str = "",
+) -> Any:
+    """A float that is data: a pytree leaf, which may be an array (a sweep) or a tracer."""
+    rule = " ".join(["needs a number", _bounds(low, high, above)]).strip()
+
+    def inside(x: Any) -> Any:
+        sound = np.isfinite(x)
+        sound &= True if low is None else x >= low
+        sound &= True if above is None else x > above
+        return sound & (True if high is None else x <= high)
+
+    def read(value: Any) -> Any:
+        if isinstance(value, Tracer):
+            return value
+        if is_array(value) and np.ndim(value) > 0:
+            real = jnp.issubdtype(value.dtype, jnp.floating) or jnp.issubdtype(value.dtype, jnp.integer)
+            if not real or not np.all(inside(np.asarray(value, float))):
+                raise Fault(rule)
+            return value if jnp.issubdtype(value.dtype, jnp.floating) else value.astype(float)
+        number = as_float(value)
+        if number is None:
+            raise Fault(rule)
+        if not inside(number):
+            near = _clip(number, low, high)
+            raise Fault(rule + (f"; the nearest is {near}" if near != number else ""))
+        return number
+
+    return _make(default, Field(read, "FLOAT", help, leaf=True), default is None)
+
+
+def integer(
+    default: int | None,
+    *,
+    low: int | None = None,
+    high: int | None = None,
+    optional: bool = False,
+    help: str = "",
+) -> Any:
+    """A static int."""
+    rule = " ".join(["needs an int", _bounds(low, high)]).strip()
+
+    def read(value: Any) -> int:
+        number = as_number(value)
+        if number is None:
+            raise Fault(rule)
+        near = _clip(round(number), low, high)
+        if near != number:
+            raise Fault(f"{rule}; the nearest is {near}")
+        return near
+
+    return _make(default, Field(read, "INT", help), optional or default is None)
+
+
+def static_float(default: float, *, help: str = "") -> Any:
+    """A float that belongs to the program, such as an initial value."""
+
+    def read(value: Any) -> float:
+        number = as_float(value)
+        if number is None:
+            raise Fault("needs a number")
+        return number
+
+    return _make(default, Field(read, "FLOAT", help), False)
+
+
+def integers(default: tuple[int, ...], *, low: int = 0, high: int | None = None, help: str = "") -> Any:
+    """A static tuple of ints; lists, a single one and comma-separated text work as well."""
+
+    def read(value: Any) -> tuple[int, ...]:
+        if isinstance(value, str):
+            value = [x for x in value.strip("[]() ").split(",") if x.strip()]
+        found = [as_number(x) for x in (value if isinstance(value, list | tuple) else [value])]
+        whole = tuple(int(x) for x in found if x is not None and x % 1 == 0 and x == _clip(x, low, high))
+        if len(whole) < len(found):
+            raise Fault(f"needs a list of ints {_bounds(low, high)}")
+        return whole
+
+    return _make(tuple(default), Field(read, "INT,INT,…", help), False)
+
+
+def flag(default: bool, *, help: str = "") -> Any:
+    """A static bool; `true`, `yes`, `on` and their opposites work as text."""
+    words = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
+
+    def read(value: Any) -> bool:
+        if isinstance(value, bool | np.bool_):
+            return bool(value)
+        if isinstance(value, str) and value.lower() in words:
+            return words[value.lower()]
+        raise Fault("needs true or false")
+
+    return _make(default, Field(read, "BOOL", help), False)
+
+
+def choice(default: str, options: tuple[str, ...], *, help: str = "") -> Any:
+    """One of several words."""
+
+    def read(value: Any) -> str:
+        if value is False and "off" in options:  # YAML 1.1 reads a bare `off` as false
+            return "off"
+        if not isinstance(value, str) or value not in options:
+            hint = difflib.get_close_matches(str(value), options, n=1)
+            near = f"; the nearest is {hint[0]!r}" if hint else ""
+            raise Fault(f"needs one of {', '.join(options)}{near}")
+        return value
+
+    return _make(default, Field(read, "|".join(options), help), False)
+
+
+def text(default: str | None, *, optional: bool = False, help: str = "") -> Any:
+    """A word or a name."""
+
+    def read(value: Any) -> str:
+        if not isinstance(value, str) or not value.strip() or "\0" in value or len(value) > 200:
+            raise Fault("needs a text of 1 to 200 characters")
+        return value
+
+    return _make(default, Field(read, "TEXT", help), optional or default is None)
+
+
+def custom(
+    default: Any,
+    read: Callable[[Any], Any],
+    kind: str,
+    *,
+    leaf: bool = False,
+    optional: bool = False,
+    help: str = "",
+) -> Any:
+    """A field with a reader of its own; it raises `Fault` or `ConfigError`."""
+    return _make(default, Field(read, kind, help, leaf), optional)
+
+
+def given(what: str, *methods: str, help: str = "") -> Any:
+    """An object that only Python can give, unset by default; static, and known by its methods."""
+
+    def read(value: Any) -> Any:
+        missing = [m for m in methods if not callable(getattr(value, m, None))]
+        if missing:
+            raise Fault(f"needs {what}, given from Python; it has no {', '.join(missing)}")
+        return value
+
+    return _make(None, Field(read, "", help), optional=True)
+
+
+def nested(cls: type[Any], *, optional: bool = False, help: str = "") -> Any:
+    """Another config; a mapping is read as one."""
+    field = Field(lambda value: from_mapping(cls, value), "", help, leaf=True, config=cls)
+    return _make(None if optional else cls, field, optional)
+
+
+@dataclass_transform(
+    frozen_default=True,
+    kw_only_default=True,
+    field_specifiers=(
+        rate,
+        static_float,
+        integer,
+        integers,
+        flag,
+        choice,
+        text,
+        custom,
+        given,
+        nested,
+        dataclasses.field,
+    ),
+)
+def config(cls: type[T]) -> type[T]:
+    """Make a frozen, keyword-only dataclass whose fields check themselves, and register it as a pytree.
+
+    After the fields are sound, a method `rules(self) -> list[Problem]` may check across them.
+    """
+
+    def check(self: Any) -> None:
+        problems: list[Problem] = []
+        for f in dataclasses.fields(self):
+            spec: Field | None = f.metadata.get("field")
+            value = getattr(self, f.name)
+            if spec is None:
+                continue
+            try:
+                object.__setattr__(self, f.name, spec.read(value))
+            except Fault as fault:
+                problems.append(Problem(f.name, value, str(fault)))
+            except ConfigError as error:
+                problems += error.under(f.name)
+        if not problems and hasattr(self, "rules"):
+            problems = list(self.rules())
+        if problems:
+            raise ConfigError(problems)
+
+    cls.__post_init__ = check  # type: ignore[attr-defined]
+    made = dataclass(frozen=True, kw_only=True)(cls)
+    fields = dataclasses.fields(made)  # type: ignore[arg-type]
+    data = [f.name for f in fields if "field" in f.metadata and f.metadata["field"].leaf]
+    meta = [f.name for f in fields if f.name not in data]
+
+    def flatten(self: Any) -> tuple[list[tuple[Any, Any]], tuple[Any, ...]]:
+        keyed = [(jax.tree_util.GetAttrKey(n), getattr(self, n)) for n in data]
+        return keyed, tuple(getattr(self, n) for n in meta)
+
+    def unflatten(aux: tuple[Any, ...], children: Iterable[Any]) -> Any:
+        self = object.__new__(made)  # unchecked: JAX puts tracers and placeholders in
+        for name, value in [*zip(data, children, strict=True), *zip(meta, aux, strict=True)]:
+            object.__setattr__(self, name, value)
+        return self
+
+    jax.tree_util.register_pytree_with_keys(made, flatten, unflatten)
+    return made
+
+
+def is_config(value: Any) -> bool:
+    """Whether a value is what `config` has made."""
+    if isinstance(value, type) or not dataclasses.is_dataclass(value):
+        return False
+    return any("field" in f.metadata for f in dataclasses.fields(value))
+
+
+_LEAF = object()
+
+
+@jax.tree_util.register_pytree_with_keys_class
+class Params(Mapping[str, Any]):
+    """Free-form named values: floats and arrays are leaves, nested mappings too, all else is static.
+
+    A list with a float in it is a list of floats; text such as `3e-4`, which YAML 1.1 takes for no
+    number, is a float.
+    """
+
+    def __init__(self, values: Mapping[str, Any] | None = None) -> None:
+        self._values = {str(k): _freeze(v) for k, v in (values or {}).items()}
+        # Named here for good: what JAX puts in place of a leaf (an axis, a flag) is one as well.
+        self._leaves = frozenset(k for k, v in self._values.items() if not _static(v))
+
+    def __getitem__(self, name: str) -> Any:
+        return self._values[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._values)
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def __hash__(self) -> int:
+        return hash(frozenset(self._values.items()))
+
+    def __repr__(self) -> str:
+        return repr(self._values)
+
+    def tree_flatten_with_keys(self) -> tuple[list[tuple[Any, Any]], tuple[Any, ...]]:
+        keyed = [(jax.tree_util.DictKey(k), v) for k, v in self._values.items() if k in self._leaves]
+        return keyed, tuple((k, _LEAF if k in self._leaves else v) for k, v in self._values.items())
+
+    @classmethod
+    def tree_unflatten(cls, aux: tuple[Any, ...], children: Iterable[Any]) -> Params:
+        self, children = object.__new__(cls), iter(children)
+        self._values = {k: next(children) if v is _LEAF else v for k, v in aux}
+        self._leaves = frozenset(k for k, v in aux if v is _LEAF)
+        return self
+
+
+@jax.tree_util.register_pytree_with_keys_class
+class Items(tuple[Any, ...]):
+    """A tuple whose pytrees are subtrees and whose other members, objects from Python, are static."""
+
+    def tree_flatten_with_keys(self) -> tuple[list[tuple[Any, Any]], tuple[Any, ...]]:
+        static = [jax.tree_util.all_leaves([item]) for item in self]
+        keyed = [(jax.tree_util.SequenceKey(i), item) for i, item in enumerate(self) if not static[i]]
+        return keyed, tuple(item if static[i] else _LEAF for i, item in enumerate(self))
+
+    @classmethod
+    def tree_unflatten(cls, aux: tuple[Any, ...], children: Iterable[Any]) -> Items:
+        children = iter(children)
+        return cls(next(children) if item is _LEAF else item for item in aux)
+
+
+def _static(value: Any) -> bool:
+    if isinstance(value, tuple):
+        return not value or not all(isinstance(v, float | Params) or is_array(v) for v in value)
+    return not (isinstance(value, float | Params) or is_array(value))
+
+
+def _freeze(value: Any) -> Any:
+    """What YAML gives, made immutable."""
+    if isinstance(value, Mapping):
+        return Params(value)
+    if isinstance(value, list | tuple):
+        numbers = [as_number(v) for v in value]
+        if None not in numbers and any(_is_float(v) for v in value):
+            return tuple(float(v) for v in numbers if v is not None)
+        return tuple(_freeze(v) for v in value)
+    return float(value) if _is_float(value) else value
+
+
+def _is_float(value: Any) -> bool:
+    return isinstance(value, float | str) and isinstance(as_number(value), float)

@@ -1,0 +1,485 @@
+"""The config tree: what a run is, checked before anything compiles.
+
+In: YAML files, overrides as text, or Python objects. Out: a frozen `Config`, a pytree whose leaves
+are the rates.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import yaml
+
+from jaxtrain.config import events as event_config
+from jaxtrain.config import field
+from jaxtrain.config import yaml as files
+from jaxtrain.config.events import EventConfig
+from jaxtrain.config.field import Params, as_number, from_list, from_mapping
+from jaxtrain.config.registry import ALGORITHMS, SINKS, load_object
+from jaxtrain.errors import MISSING, ConfigError, Fault, Problem, nearest
+from jaxtrain.types import Box, Env, Space
+
+AUTO, NONE = "auto", "none"  # of `best`: `BEST` if there are evaluations; no metric
+BEST = "evaluation/return_mean"
+
+
+def _metric(value: Any) -> str:
+    if value is None:
+        return AUTO
+    if not isinstance(value, str) or not value.strip():
+        raise Fault(f"needs the name of a metric, {AUTO} or {NONE}")
+    return value
+
+
+@field.config
+class CheckpointConfig:
+    """When a run in a directory is saved, and which checkpoints stay. `train` saves nothing."""
+
+    every: int | None = field.integer(
+        None, low=0, help="env steps between two; unset: a tenth of the run, 0: only at its ends"
+    )
+    every_minutes: int = field.integer(
+        15, low=0, help="another one when the last is older than this, 0: never"
+    )
+    keep_last: int = field.integer(2, low=1, help="how many of the newest stay")
+    keep_every: int = field.integer(
+        0, low=0, help="env steps: the first at or behind each multiple stays for ever"
+    )
+    keep_every_minutes: int = field.integer(
+        0, low=0, help="likewise of minutes of training, over all of a run's starts"
+    )
+    best: str = field.custom(
+        AUTO,
+        _metric,
+        "TEXT",
+        help=f"metric whose best checkpoint stays; {AUTO}: {BEST}, if evaluated; {NONE}: of none",
+    )
+    best_mode: str = field.choice("max", ("max", "min"), help="whether more of it is better, or less")
+    reaction_seconds: int = field.integer(
+        10, low=1, help="within this a signal is answered, or after the update and evaluation under way"
+    )
+
+
+def _envs() -> Any:
+    return importlib.import_module("jaxtrain.envs")
+
+
+def _rule(error: ValueError, start: str) -> str:
+    """What an error says behind the path and the value, which are ours to name."""
+    text = str(error)
+    return text.removeprefix(start) if text.startswith(start) else text.partition(": ")[2] or text
+
+
+def _read_env(value: Any) -> Any:
+    if value is None or isinstance(value, int | float | list | dict):
+        raise Fault("needs an id such as 'CartPole-v1', 'package.module:name', or an environment object")
+    try:
+        _envs().make(value)
+    except ValueError as error:
+        raise Fault(_rule(error, f"env.id = {value!r}: ")) from None
+    return value
+
+
+@field.config
+class EnvConfig:
+    """The environment and how many copies of it step in lockstep."""
+
+    id: Any = field.custom("CartPole-v1", _read_env, "ID", help="a gymnax id or package.module:name")
+    num_envs: int = field.integer(64, low=1, high=field.INT32, help="environments stepped in lockstep, B")
+    params: Params = event_config.params("overrides of the environment's parameters, such as {gravity: 9.8}")
+
+    def make(self) -> Env:
+        """The environment; the same object for the same id."""
+        return _envs().make(self.id)
+
+    def rules(self) -> list[Problem]:
+        env = self.make()
+        try:
+            dtypes = _dtypes(env)
+        except ValueError as error:
+            return [Problem("id", self.id, str(error))]
+        found: list[Problem] = []
+        params: dict[str, Any] = {}
+        for name, value in _dotted(self.params):
+            try:
+                _envs().params(env, {name: value})
+            except ValueError as error:
+                found.append(
+                    Problem(f"params.{name}", value, _rule(error, f"env.params.{name} = {value!r}: "))
+                )
+            else:
+                params[name] = _cast(value, dtypes[name])
+        object.__setattr__(self, "params", Params(params))
+        return found
+
+
+def _dtypes(env: Env) -> dict[str, Any]:
+    """The fields of an environment's parameters."""
+    leaves = jax.tree_util.tree_leaves_with_path(_envs().params(env, {}))
+    return {jax.tree_util.keystr(path, simple=True, separator="."): leaf.dtype for path, leaf in leaves}
+
+
+def _cast(value: Any, dtype: Any) -> Any:
+    """A plain number as the field has it: in a float field an int is a rate as well."""
+    if isinstance(value, tuple):
+        return tuple(_cast(v, dtype) for v in value)
+    number = None if isinstance(value, jax.Array) else as_number(value)
+    if number is None:
+        return value
+    return float(number) if jnp.issubdtype(dtype, jnp.floating) else int(number)
+
+
+def _dotted(params: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Nested parameters, by the names that they have in one flat mapping."""
+    for name, value in params.items():
+        if isinstance(value, Mapping):
+            yield from ((f"{name}.{inner}", v) for inner, v in _dotted(value))
+        else:
+            yield name, value
+
+
+def faults_of_moves(event: EventConfig, env: Env) -> Iterator[Problem]:
+    """Where a stock event moves what is no float field of `env`'s parameters, or follows from others."""
+    moved: dict[str, Any] = {}
+    if event.stock == "randomise":
+        moved = {f"params.{name}": name for name in event.params}
+    elif event.stock == "curriculum":
+        moved = {"params.field": event.params["field"]}
+    if not moved:
+        return
+    derived = getattr(env, "derived_params", {})
+    floats = [
+        n for n, dtype in _dtypes(env).items() if jnp.issubdtype(dtype, jnp.floating) and n not in derived
+    ]
+    for path, name in moved.items():
+        if name in derived:
+            yield Problem(
+                path, MISSING, f"{name!r} follows from {' and '.join(derived[name].sources)}; move those"
+            )
+        elif name not in floats:
+            rule = f"{name!r} is no float field of the environment's parameters" + nearest(str(name), floats)
+            yield Problem(path, MISSING, rule)
+
+
+def faults_of_spaces(env: Env, other: EnvConfig) -> Iterator[Problem]:
+    """Where a policy for `env` does not fit into `other`."""
+    made = other.make()
+    for what, ours, theirs in (
+        ("observations", env.observation_space, made.observation_space),
+        ("actions", env.action_space, made.action_space),
+    ):
+        if _words(ours) != _words(theirs):
+            rule = f"its {what} are {_words(theirs)}, those of `env` {_words(ours)}"
+            yield Problem("id", other.id, rule)
+
+
+def _words(space: Space) -> str:
+    """What a policy has to fit, without the bounds of a Box."""
+    return f"Box{space.shape}" if isinstance(space, Box) else str(space)
+
+
+REDUCTIONS = ("mean", "sum", "max", "last", "episode")
+
+
+def _read_source(value: Any) -> Any:
+    if isinstance(value, str):
+        named = load_object(value) if ":" in value else None
+        if value.strip() and (named is None or callable(named)):
+            return value
+    elif callable(value):
+        return value
+    raise Fault("needs an entry of info, or a function of a transition, such as package.module:function")
+
+
+@field.config
+class StatisticConfig:
+    """A number computed from every transition and reduced on the device."""
+
+    name: str = field.text("")
+    source: Any = field.custom("", _read_source, "NAME", help="an entry of info, or package.module:function")
+    reduction: str = field.choice("mean", REDUCTIONS, help="over the update's steps, or per finished episode")
+
+
+def _read_statistics(value: Any) -> tuple[StatisticConfig, ...]:
+    made = tuple(from_list(StatisticConfig, value))
+    if not all(isinstance(s, StatisticConfig) for s in made):
+        raise Fault("needs a list of {name, source, reduction}")
+    if len({s.name for s in made}) < len(made):
+        raise Fault("needs a different name for each statistic")
+    return made
+
+
+def _read_sinks(value: Any) -> tuple[str, ...]:
+    names = [v.strip() for v in value.split(",") if v.strip()] if isinstance(value, str) else value
+    if not isinstance(names, list | tuple):
+        raise Fault(f"needs a list of {', '.join(SINKS)}")
+    for name in names:
+        if not isinstance(name, str) or name not in SINKS:
+            raise Fault(f"{name!r} is no sink" + nearest(str(name), SINKS))
+    if len(set(names)) < len(names):
+        raise Fault("needs each sink once")
+    return tuple(names)
+
+
+@field.config
+class LoggingConfig:
+    """How often metrics leave the device, and where to."""
+
+    every: int | None = field.integer(
+        None, low=0, help="env steps between two; unset: a hundredth of the run, 0: never"
+    )
+    sinks: tuple[str, ...] = field.custom(
+        ("console", "jsonlines", "tensorboard"), _read_sinks, "NAME,NAME,…", help="for the command line"
+    )
+    wandb: Params = event_config.params("of the sink: project, mode, seeds, group, name", leaf=False)
+    tensorboard: Params = event_config.params("of the sink: seeds", leaf=False)
+    statistics: tuple[StatisticConfig, ...] = field.custom(
+        (), _read_statistics, "LIST", help="more rollout statistics, each {name, source, reduction}"
+    )
+
+    def rules(self) -> list[Problem]:
+        found: list[Problem] = []
+        for name in ("wandb", "tensorboard"):
+            options = getattr(self, name)
+            try:
+                importlib.import_module("jaxtrain.sinks").make(name, ".", **options)
+            except (TypeError, ValueError) as error:
+                found.append(Problem(name, options, str(error)))
+        return found
+
+
+def _read_evaluation_env(value: Any) -> Any:
+    if isinstance(value, Mapping) and "id" not in value:
+        raise ConfigError(
+            [Problem("id", MISSING, "needs an id; that of `env` to change its parameters alone")]
+        )
+    return from_mapping(EnvConfig, value)
+
+
+@field.config
+class EvaluationConfig:
+    """Complete episodes with the current policy, in environments of their own."""
+
+    every: int | None = field.integer(
+        None, low=0, help="env steps between two; unset: a tenth of the run, 0: never"
+    )
+    num_episodes: int = field.integer(
+        32, low=1, high=field.INT32, help="complete episodes, one per environment slot"
+    )
+    greedy: bool = field.flag(True, help="the most probable action, or a sampled one")
+    max_episode_steps: int = field.integer(
+        10_000, low=1, high=field.INT32, help="a longer episode is cut there, and counted as cut"
+    )
+    env: EnvConfig | None = field.custom(
+        None,
+        _read_evaluation_env,
+        "MAPPING",
+        leaf=True,
+        optional=True,
+        help="unset: the training environment",
+    )
+    events: tuple[Any, ...] = event_config.events()  # hooks of the evaluation environments
+
+    def rules(self) -> list[Problem]:
+        rule = "only events on: reset and on: step act in evaluation"
+        return [
+            Problem(f"events.{i}", event.name, rule)
+            for i, event in enumerate(self.events)
+            if getattr(event, "on", None) == "update"
+            or (not isinstance(event, EventConfig) and hasattr(event, "schedule"))
+        ]
+
+
+# Part -> what share of the run lies between two, where its `every` is unset.
+INTERVALS = {"logging": 100, "evaluation": 10, "checkpoint": 10}
+MEMBERS = ("name", "rollout_length", "init", "act", "update", "value", "memory")
+
+
+def _read_algorithm(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        name = value.get("name", "ppo")
+        try:
+            if not isinstance(name, str) or (name not in ALGORITHMS and ":" not in name):
+                raise Fault("no such algorithm" + nearest(str(name), ALGORITHMS))
+            cls = load_object(ALGORITHMS.get(name, name))
+            if not isinstance(cls, type) or not dataclasses.is_dataclass(cls) or not hasattr(cls, "update"):
+                raise Fault(f"needs a dataclass of hyperparameters with {', '.join(MEMBERS)}")
+        except Fault as fault:
+            raise ConfigError([Problem("name", name, str(fault))]) from None
+        value = from_mapping(cls, {k: v for k, v in value.items() if k != "name"})
+    missing = [member for member in MEMBERS if not hasattr(value, member)]
+    if missing:
+        raise Fault(f"needs a mapping such as {{name: ppo}}, or an object that has {', '.join(missing)}")
+    if jax.tree_util.all_leaves([value]):
+        raise Fault("needs to be a pytree; see jax.tree_util.register_dataclass")
+    return value
+
+
+def _default_algorithm() -> Any:
+    return load_object(ALGORITHMS["ppo"])()
+
+
+@field.config
+class Config:
+    """A whole run. Every field has a default; the defaults train CartPole with PPO."""
+
+    env: EnvConfig = field.nested(EnvConfig)
+    algorithm: Any = field.custom(_default_algorithm, _read_algorithm, "", leaf=True)
+    total_env_steps: int = field.integer(1_048_576, low=1, help="summed over the environments of one seed")
+    anneal_env_steps: int | None = field.integer(
+        None, low=1, help="env steps over which rates anneal, then to stay as they are; unset: the whole run"
+    )
+    evaluation: EvaluationConfig = field.nested(EvaluationConfig)
+    logging: LoggingConfig = field.nested(LoggingConfig)
+    checkpoint: CheckpointConfig = field.nested(CheckpointConfig)
+    events: tuple[Any, ...] = event_config.events()
+    on_nan: str = field.choice(
+        "freeze",
+        ("raise", "freeze", "skip", "ignore"),
+        help="of an update that is not finite: freeze, its seed stops; raise, all stop; skip, it is dropped",
+    )
+
+    @property
+    def env_steps_per_update(self) -> int:
+        return self.env.num_envs * self.algorithm.rollout_length
+
+    @property
+    def num_updates(self) -> int:
+        return self.total_env_steps // self.env_steps_per_update
+
+    @property
+    def anneal_updates(self) -> int:
+        """Updates over which rates anneal."""
+        return max(1, (self.anneal_env_steps or self.total_env_steps) // self.env_steps_per_update)
+
+    def interval(self, name: str) -> int:
+        """Env steps between two of what `INTERVALS` names; 0 is never."""
+        every = getattr(self, name).every
+        share = max(1, self.num_updates // INTERVALS[name]) * self.env_steps_per_update
+        return share if every is None else every
+
+    def rules(self) -> list[Problem]:
+        found: list[Problem] = []
+        total, per = self.total_env_steps, self.env_steps_per_update
+        sizes = f"{per} env steps ({self.env.num_envs} environments x {self.algorithm.rollout_length} steps)"
+        if total % per:
+            down = total // per * per
+            near = f"{down} and {down + per}" if down else f"{per}"
+            rule = f"needs a whole number of updates of {sizes}; the nearest: {near}"
+            found.append(Problem("total_env_steps", total, rule))
+        elif total // per > field.INT32:
+            rule = f"needs at most 2^31 - 1 updates of {sizes}; raise num_envs or rollout_length"
+            found.append(Problem("total_env_steps", total, rule))
+        if self.anneal_env_steps and self.anneal_updates > field.INT32:
+            rule = f"needs at most {field.INT32 * per}, 2^31 - 1 updates"
+            found.append(Problem("anneal_env_steps", self.anneal_env_steps, rule))
+        if hasattr(self.algorithm, "problems"):
+            problems = self.algorithm.problems(self.env.num_envs, self.env.make())
+            found += [p._replace(path=f"algorithm.{p.path}") for p in problems]
+        for name in INTERVALS:
+            value = getattr(self, name).every
+            if value is not None and value > total:
+                rule = f"needs at most total_env_steps = {total}, or 0 for never"
+                found.append(Problem(f"{name}.every", value, rule))
+        return [*found, *self._rules_of_events(), *self._rules_of_evaluation()]
+
+    def _rules_of_events(self) -> list[Problem]:
+        """What an event cannot know: the length of the run, its environment, the run's own events."""
+        found: list[Problem] = []
+        total, env = self.total_env_steps, self.env.make()
+        own = {"metrics": "logging", "evaluation": "evaluation"}
+        for i, event in enumerate(self.events):
+            settings, problems = own.get(event.name), list[Problem]()
+            if settings is not None and getattr(self, settings).every != 0:
+                rule = f"is the run's own; needs another name, or {settings}.every = 0"
+                problems.append(Problem("name", event.name, rule))
+            if isinstance(event, EventConfig):
+                if event.every is not None and event.every > total:
+                    rule = f"never fires in a run of {total} env steps; needs at most that"
+                    problems.append(Problem("every", event.every, rule))
+                if any(mark > total for mark in event.at):
+                    problems.append(
+                        Problem("at", event.at, f"lies behind the end of the run, {total} env steps")
+                    )
+                problems += faults_of_moves(event, env)
+            found += ConfigError(problems).under(f"events.{i}")
+        return found
+
+    def _rules_of_evaluation(self) -> list[Problem]:
+        settings, found = self.evaluation, list[Problem]()
+        if settings.env is not None:
+            found += ConfigError(faults_of_spaces(self.env.make(), settings.env)).under("evaluation.env")
+        env = (settings.env or self.env).make()
+        for i, event in enumerate(settings.events):
+            if isinstance(event, EventConfig):
+                found += ConfigError(faults_of_moves(event, env)).under(f"evaluation.events.{i}")
+        return found
+
+
+def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
+    """Read a YAML file, apply overrides such as `algorithm.learning_rate=3e-4`, check everything.
+
+    Raises:
+      ConfigError: a line for every fault: path, value, rule and, where there is one, a value that works.
+    """
+    raw = files.read(path)
+    problems: list[Problem] = []
+    for override in overrides:
+        try:
+            files.override(raw, override)
+        except ConfigError as error:
+            problems += error.problems
+    try:
+        made = from_mapping(Config, raw)
+    except ConfigError as error:
+        raise ConfigError([*problems, *error.problems]) from None
+    if problems:
+        raise ConfigError(problems)
+    return made
+
+
+def resolved(config: Config) -> Config:
+    """The config with every unset interval as the number that it stands for."""
+    parts = {name: getattr(config, name) for name in INTERVALS}
+    return dataclasses.replace(
+        config,
+        **{name: dataclasses.replace(part, every=config.interval(name)) for name, part in parts.items()},
+    )
+
+
+def to_dict(config: Config) -> dict[str, Any]:
+    """A config as plain YAML values; an object given from Python becomes its name, or else its `repr`."""
+    made, cls = files.plain(config), type(config.algorithm)
+    if dataclasses.is_dataclass(cls):
+        known = {place: name for name, place in ALGORITHMS.items()}
+        place = f"{cls.__module__}:{cls.__qualname__}"
+        values = {f.name: files.plain(getattr(config.algorithm, f.name)) for f in dataclasses.fields(cls)}
+        made["algorithm"] = {**values, "name": known.get(place, place)}
+    return made
+
+
+def dump(config: Config) -> str:
+    """The resolved config as YAML; `load_config` reads it back as an equal one."""
+    return yaml.safe_dump(to_dict(config), sort_keys=False, allow_unicode=True)
+
+
+def describe(cls: type[Any] = Config) -> list[tuple[str, str, Any, str]]:
+    """Every field that a file or a command line can set: its path, what to write, its default, what it is."""
+    rows: list[tuple[str, str, Any, str]] = []
+    for f in dataclasses.fields(cls):
+        spec: field.Field = f.metadata["field"]
+        inner = type(_default_algorithm()) if f.default_factory is _default_algorithm else spec.config
+        if inner is not None:
+            rows += [
+                (f"{f.name}.{path}", kind, default, help) for path, kind, default, help in describe(inner)
+            ]
+        elif spec.kind:
+            default = f.default if f.default is not MISSING else f.default_factory()  # type: ignore[misc]
+            rows.append((f.name, spec.kind, default, spec.help))
+    return rows

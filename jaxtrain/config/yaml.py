@@ -1,0 +1,109 @@
+"""Configs as text: YAML files, overrides on a command line, and plain values to write.
+
+In: a file and texts such as `algorithm.gamma=0.9`. Out: nested dicts and lists; and back.
+Knows nothing of what the fields mean.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from jaxtrain.config.field import is_array, is_config
+from jaxtrain.config.registry import load_object
+from jaxtrain.errors import MISSING, ConfigError, Fault, Problem
+
+
+class _Loader(yaml.SafeLoader):
+    """Keys are the words that stand there (YAML 1.1 reads `on` as true), and none stands twice."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode) or key.value in seen:
+                problem = (
+                    f"{key.value!r} stands twice" if isinstance(key, yaml.ScalarNode) else "a key is no word"
+                )
+                raise yaml.MarkedYAMLError(problem=problem, problem_mark=key.start_mark)
+            seen.add(key.value)
+        self.flatten_mapping(node)  # `<<`, whose keys may stand again
+        return {key.value: self.construct_object(value, deep=True) for key, value in node.value}
+
+
+def read(path: str | Path) -> dict[str, Any]:
+    """The mapping in a YAML file; an empty file is an empty one.
+
+    Raises:
+      ConfigError: a file that cannot be read, is not YAML, or holds something else.
+    """
+    try:
+        found = yaml.load(Path(path).read_text(encoding="utf-8"), _Loader)
+    except OSError as error:
+        raise ConfigError([Problem(str(path), MISSING, f"cannot be read ({error.strerror})")]) from None
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise ConfigError(
+            [Problem(str(path), MISSING, f"is not YAML: {' '.join(str(error).split())}")]
+        ) from None
+    if found is not None and not isinstance(found, dict):
+        raise ConfigError([Problem(str(path), found, "needs a mapping of fields at the top")])
+    return found or {}
+
+
+def override(raw: dict[str, Any], written: str) -> None:
+    """Set one value in nested mappings and lists, from `field.name=value`; mappings on the way are made.
+
+    Raises:
+      ConfigError: another form, or a path through something that has no fields.
+    """
+    path, equals, text = written.partition("=")
+    keys = path.strip().split(".")
+    if not equals or not all(keys):
+        raise ConfigError([Problem(written, MISSING, "an override needs the form field.name=value")])
+    try:
+        value = yaml.load(text, _Loader)
+    except (yaml.YAMLError, ValueError):
+        value = text
+    here: Any = raw
+    for i, key in enumerate(keys):
+        slot: Any = key
+        if isinstance(here, list):
+            if not key.isdecimal() or int(key) >= len(here):
+                rule = f"needs an index below {len(here)}" if here else "the list is empty"
+                raise ConfigError([Problem(".".join(keys[: i + 1]), MISSING, rule)])
+            slot = int(key)
+        elif not isinstance(here, dict):
+            raise ConfigError([Problem(".".join(keys[:i]), here, "has no fields to override")])
+        if i == len(keys) - 1:
+            here[slot] = value
+        elif isinstance(here, dict) and here.get(slot) is None:
+            here[slot] = {}
+        here = here[slot]
+
+
+def name_of(value: Any) -> str | None:
+    """The `package.module:name` that gives this very object, if there is one."""
+    name = f"{getattr(value, '__module__', None)}:{getattr(value, '__qualname__', None)}"
+    try:
+        return name if load_object(name) is value else None
+    except Fault:
+        return None
+
+
+def plain(value: Any) -> Any:
+    """A config as plain YAML values; an object given from Python becomes its name, or else its `repr`."""
+    if is_config(value):
+        return {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {k: plain(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(v) for v in value]
+    if is_array(value):
+        return value.tolist()
+    if value is None or isinstance(value, str | int | float | bool):
+        return value
+    return name_of(value) or re.sub(r" at 0x[0-9a-f]+", "", repr(value))  # the same in another process

@@ -1,0 +1,50 @@
+"""What is wrong with what people give: one error with a line for every fault.
+
+In: paths, values, rules. Out: `ConfigError`, and the one "did you mean".
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+MISSING: Any = dataclasses.MISSING
+
+
+class Problem(NamedTuple):
+    """One fault: where, what stands there, and what would work."""
+
+    path: str
+    value: Any
+    rule: str
+
+    def __str__(self) -> str:
+        shown = "" if self.value is MISSING else f" = {self.value!r}"
+        return " ".join(line.strip() for line in f"{self.path}{shown}: {self.rule}".splitlines())
+
+
+class ConfigError(ValueError):
+    """A config that cannot be run. `problems` holds every fault; the message has a line for each."""
+
+    def __init__(self, problems: Iterable[Problem]) -> None:
+        self.problems = tuple(problems)
+        super().__init__("\n".join(map(str, self.problems)))
+
+    def under(self, path: str) -> list[Problem]:
+        """The same faults, seen from one level further up."""
+        return [p._replace(path=f"{path}.{p.path}" if p.path else path) for p in self.problems]
+
+
+class Fault(Exception):
+    """Raised by a field's `read`: the rule that a value breaks."""
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """`; the nearest known is 'x'`, or a short list of what is known where nothing is near."""
+    known = sorted(known)
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
+    if close:
+        return f"; the nearest known is {close[0]!r}"
+    return f"; known: {', '.join(known)}" if 0 < len(known) <= 12 else ""

@@ -1,0 +1,192 @@
+"""Events: a schedule and a pure function; and what acts or counts inside a rollout.
+
+In: pure functions. Out: `Event`, `OnReset`, `OnStep`, `Statistic`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jaxtrain.config.field import is_number
+from jaxtrain.errors import ConfigError, Problem, nearest
+from jaxtrain.schedule import Schedule
+from jaxtrain.types import Key, PyTree, Report
+
+
+@dataclass(frozen=True)
+class OnReset:
+    """A pure function at the start of each episode: `run(key, params) -> params`, of one environment."""
+
+    name: str
+    run: Callable[[Key, PyTree], PyTree]
+
+
+@dataclass(frozen=True)
+class OnStep:
+    """A pure function every few steps of an episode: `run(key, state, params) -> state`, of one environment.
+
+    The number of steps until the next call is drawn for each environment, uniformly from
+    `every = (low, high)`; the count begins anew with each episode. It acts between the policy's
+    observation and the step, as a push would.
+    """
+
+    name: str
+    run: Callable[[Key, PyTree, PyTree], PyTree]
+    every: tuple[int, int] = (1, 1)
+
+    def __post_init__(self) -> None:
+        low, high = self.every
+        if not 1 <= low <= high:
+            raise ValueError(f"OnStep {self.name!r}: every = {self.every!r}: needs 1 <= low <= high")
+
+
+class Transition(NamedTuple):
+    """One step of one environment, as the functions of `Statistic` see it."""
+
+    obs: PyTree
+    action: jax.Array
+    reward: jax.Array
+    next_obs: PyTree
+    terminated: jax.Array
+    truncated: jax.Array
+    info: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Statistic:
+    """A number from every transition, reduced on the device.
+
+    `source` is the name of an entry of the environment's info, or a pure function of a `Transition`
+    giving a scalar. `reduction`: mean, sum, max or last over the steps of an update, or `episode`: the
+    sum over an episode, averaged over those that finished in the update (NaN if none did).
+    """
+
+    name: str
+    source: str | Callable[[Transition], jax.Array]
+    reduction: str = "mean"
+
+    def __call__(self, transition: Transition) -> jax.Array:
+        if callable(self.source):
+            return jnp.asarray(self.source(transition), jnp.float32)
+        if self.source not in transition.info:
+            known = ", ".join(map(str, transition.info)) or "nothing"
+            raise ValueError(f"statistic {self.name!r}: info has no {self.source!r}; it has {known}")
+        return jnp.asarray(transition.info[self.source], jnp.float32)
+
+
+RESERVED = "non_finite"  # the loop's own records
+
+
+@dataclass(frozen=True)
+class Event:
+    """What to do, and when.
+
+    Args:
+      name: of its records and its history; its random draws are named by it too.
+      schedule: `every`, `at`, `startup`, `finish`, `when`, or several joined with `|`.
+      run: `run(trainer, state, key) -> (state, report)`, a pure function of one seed. The report is a
+        flat dict of scalars or small arrays. The state comes back changed or as it is; its `key` and
+        `clock` belong to the loop.
+      scope: "seed", or "population" for a `run` that sees all seeds at once, leaves [S, ...]; its
+        report has a leading S axis, or none for a number about all of them.
+      init: `init(trainer) -> memory`, what it remembers of one seed between firings, found in
+        `state.events[name]`.
+      sticky: keep the last report's scalars in `state.metrics` as `name/…`, for triggers to read.
+    """
+
+    name: str
+    schedule: Schedule
+    run: Callable[[Any, Any, Key], tuple[Any, Report]]
+    scope: str = "seed"
+    init: Callable[[Any], PyTree] | None = None
+    sticky: bool = False
+
+    def __post_init__(self) -> None:
+        name, schedule = vars(self)["name"], vars(self)["schedule"]  # untyped: what was really given
+        if not isinstance(name, str) or not name or name == RESERVED:
+            raise ValueError(f"Event name {self.name!r}: needs a text other than {RESERVED!r}")
+        if not isinstance(schedule, Schedule):
+            kinds = "every(n), at(n), startup(), finish() or when(...)"
+            raise ValueError(f"event {name!r}: schedule = {schedule!r}: needs {kinds}")
+        if not callable(self.run):
+            raise ValueError(
+                f"event {self.name!r}: run = {self.run!r}: needs a function of (trainer, state, key)"
+            )
+        if self.scope not in ("seed", "population"):
+            raise ValueError(f"event {self.name!r}: scope = {self.scope!r}: needs 'seed' or 'population'")
+        if self.scope == "population" and self.schedule.predicate is not None:
+            raise ValueError(f"event {self.name!r}: when(...) asks each seed, so it needs scope='seed'")
+
+
+def mean_return(state: Any) -> jax.Array:
+    """Mean undiscounted return of the last 100 finished episodes, f32[]; NaN before the first."""
+    return state.episodes.metrics()["rollout/return_mean"]
+
+
+Part = Event | OnReset | OnStep
+
+
+def own_report(event: Event, result: Any) -> tuple[Any, Report]:
+    """What an event's `run` gave: `(state, report)`, the report a flat dict of arrays.
+
+    Raises:
+      TypeError: while tracing, naming the event.
+    """
+    if not isinstance(result, tuple) or len(result) != 2:
+        raise TypeError(f"event {event.name!r}: run gave {type(result).__name__}, needs (state, report)")
+    state, report = result
+    if not isinstance(report, dict):
+        raise TypeError(
+            f"event {event.name!r}: the report is {type(report).__name__}, needs a flat dict of arrays"
+        )
+    checked: Report = {}
+    for name, value in report.items():
+        try:
+            checked[str(name)] = jnp.asarray(value)
+        except (TypeError, ValueError):
+            raise TypeError(f"event {event.name!r}: report[{name!r}] is no array: {value!r}") from None
+    return state, checked
+
+
+STOPPED = 1  # TrainState.status of a seed that an event stopped
+
+
+def leaf_name(path: Any) -> str:
+    return jax.tree_util.keystr(path, simple=True, separator=".")
+
+
+def replace_leaves(event: str, params: PyTree, new: Mapping[str, Callable[[jax.Array], jax.Array]]) -> PyTree:
+    """`params` with the named leaves made anew, in their shape and dtype.
+
+    Raises:
+      ConfigError: while tracing: no such field, or one that holds no floats.
+    """
+    leaves = {leaf_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(params)}
+    floats = [name for name, leaf in leaves.items() if jnp.issubdtype(leaf.dtype, jnp.floating)]
+    problems = [
+        Problem(
+            f"event {event!r}",
+            name,
+            "needs a float field of the environment's parameters" + nearest(name, floats),
+        )
+        for name in new
+        if name not in floats
+    ]
+    if problems:
+        raise ConfigError(problems)
+
+    def one(path: Any, leaf: jax.Array) -> jax.Array:
+        make = new.get(leaf_name(path))
+        return leaf if make is None else jnp.broadcast_to(make(leaf), leaf.shape).astype(leaf.dtype)
+
+    return jax.tree_util.tree_map_with_path(one, params)
+
+
+def is_rate(value: Any) -> bool:
+    """A number, or an array or tracer that stands for one."""
+    return isinstance(value, jax.Array) or (not isinstance(value, str) and is_number(value))

@@ -1,0 +1,306 @@
+"""Collect experience: step B environments with a policy, reset those that ended, count episodes.
+
+In: an `Env`, a policy and a `World`. Out: the world T steps on, and a time-major `Rollout`.
+Knows nothing of losses, optimisers or logging. The one place that resets, so `next_obs` is right once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import NamedTuple, TypeAlias
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+from jax import lax
+
+from jaxtrain.events.event import OnReset, OnStep, Statistic, Transition
+from jaxtrain.tree import same_tree
+from jaxtrain.types import Decision, Env, Key, Metrics, PyTree, Rollout, Step
+
+WINDOW = 100  # finished episodes that `rollout/return_mean` and the like look back on
+
+
+@struct.dataclass
+class Episodes:
+    """The last 100 finished episodes of one seed, as a ring."""
+
+    returns: jax.Array  # f32[100], in the environment's reward unit, undiscounted
+    lengths: jax.Array  # i32[100], steps
+    position: jax.Array  # i32[], where the next one goes
+    finished: jax.Array  # i32[], how many have finished; stays at 2^31 - 1 from there on
+
+    @classmethod
+    def empty(cls) -> Episodes:
+        zero = jnp.zeros((), jnp.int32)
+        return cls(jnp.zeros(WINDOW), jnp.zeros(WINDOW, jnp.int32), zero, zero)
+
+    def add(self, done: jax.Array, returns: jax.Array, lengths: jax.Array) -> Episodes:
+        """Put in the episodes that ended, in order of time: all three are [T, B]."""
+        done, returns, lengths = done.reshape(-1), returns.reshape(-1), lengths.reshape(-1)
+        rank = jnp.cumsum(done, dtype=jnp.int32)  # the k-th to finish has rank k
+        count = rank[-1]
+        kept = done & (rank > count - WINDOW)
+        slot = jnp.where(kept, (self.position + rank - 1) % WINDOW, WINDOW)
+        room = jnp.iinfo(jnp.int32).max - self.finished
+        return Episodes(
+            returns=self.returns.at[slot].set(returns, mode="drop"),
+            lengths=self.lengths.at[slot].set(lengths, mode="drop"),
+            position=(self.position + count) % WINDOW,
+            finished=self.finished + jnp.minimum(count, room),
+        )
+
+    def metrics(self) -> Metrics:
+        """Mean and standard deviation over the window; NaN while no episode has finished."""
+        held = jnp.minimum(self.finished, WINDOW)
+        inside = jnp.arange(WINDOW) < held
+
+        def mean(x: jax.Array) -> jax.Array:
+            return jnp.where(held > 0, jnp.sum(jnp.where(inside, x, 0)) / jnp.maximum(held, 1), jnp.nan)
+
+        return_mean = mean(self.returns)
+        return {
+            "rollout/return_mean": return_mean,
+            "rollout/return_std": jnp.sqrt(mean((self.returns - return_mean) ** 2)),
+            "rollout/length_mean": mean(self.lengths.astype(jnp.float32)),
+            "rollout/episodes": self.finished,
+        }
+
+
+RESET_BYTES = 2**26  # fresh starts of a rollout are drawn before it while they fit in this
+Policy: TypeAlias = Callable[[PyTree, PyTree, Key], Decision]  # (obs [B, ...], memory, key)
+
+
+class Runner(struct.PyTreeNode):
+    """Where B environments stand."""
+
+    env: PyTree  # environment states, leaves [B, ...]
+    obs: PyTree  # what the policy sees next, leaves [B, ...]
+    memory: PyTree  # recurrent memory, leaves [B, ...]
+    episode_return: jax.Array  # f32[B], so far
+    episode_length: jax.Array  # i32[B], so far
+    countdown: dict[str, jax.Array]  # i32[B] for each `OnStep`: steps until it acts
+    sums: dict[str, jax.Array]  # f32[B] for each statistic per episode: so far
+
+
+@struct.dataclass
+class World:
+    """What collecting reads and advances; a token to the algorithm."""
+
+    runner: Runner
+    env_params: PyTree  # leaves [B, ...]
+    episodes: Episodes
+    statistics: Metrics  # of the last rollout
+
+
+class Fresh(NamedTuple):
+    """Starts of episodes, leaves [B, ...]."""
+
+    obs: PyTree
+    env: PyTree
+    env_params: PyTree  # as the `OnReset` hooks left them; None without hooks
+
+
+class StepKeys(NamedTuple):
+    """One step's sources of randomness."""
+
+    act: Key
+    env: Key  # [B]
+    reset: Key  # [B]
+    push: Key
+    intervals: Key
+
+
+class Moment(NamedTuple):
+    """One step of B environments, before any reset."""
+
+    rollout: Rollout  # leaves [B, ...]
+    done: jax.Array  # bool[B]
+    episode_return: jax.Array  # f32[B], this step included
+    episode_length: jax.Array  # i32[B], this step included
+    numbers: dict[str, jax.Array]  # f32[B] for each statistic
+
+
+def _select(condition: jax.Array, on_true: PyTree, on_false: PyTree) -> PyTree:
+    """`where` for trees whose leaves have more axes behind those of `condition`."""
+
+    def pick(x: jax.Array, y: jax.Array) -> jax.Array:
+        return jnp.where(condition.reshape(condition.shape + (1,) * (x.ndim - condition.ndim)), x, y)
+
+    return jax.tree.map(pick, on_true, on_false)
+
+
+@dataclass(frozen=True)
+class Collector:
+    """How experience is collected; fixed for a run.
+
+    Args:
+      env: without auto-reset.
+      num_envs: B.
+      length: T.
+      fresh_memory: recurrent memory at an episode's start, leaves [B, ...].
+      on_reset, on_step: hooks, applied in this order given.
+      statistics: more numbers than return and length.
+    """
+
+    env: Env
+    num_envs: int
+    length: int
+    fresh_memory: PyTree = ()
+    on_reset: tuple[OnReset, ...] = ()
+    on_step: tuple[OnStep, ...] = ()
+    statistics: tuple[Statistic, ...] = field(default=())
+
+    def start(self, key: Key, env_params: PyTree) -> tuple[Runner, PyTree]:
+        """B fresh episodes, and the parameters they were started with (hooks may have moved them)."""
+        key_reset, key_hooks = jax.random.split(key)
+        fresh = self._reset(jax.random.split(key_reset, self.num_envs), env_params)
+        zeros = jnp.zeros(self.num_envs)
+        runner = Runner(
+            env=fresh.env,
+            obs=fresh.obs,
+            memory=self.fresh_memory,
+            episode_return=zeros,
+            episode_length=zeros.astype(jnp.int32),
+            countdown=self._intervals(key_hooks),
+            sums={s.name: zeros for s in self.statistics if s.reduction == "episode"},
+        )
+        return runner, fresh.env_params if self.on_reset else env_params
+
+    def _reset(self, keys: Key, env_params: PyTree) -> Fresh:
+        def one(key: Key, params: PyTree) -> Fresh:
+            key_reset, *keys = jax.random.split(key, 1 + len(self.on_reset))
+            for hook, key_hook in zip(self.on_reset, keys, strict=True):
+                params = same_tree(f"OnReset {hook.name!r}", params, hook.run(key_hook, params))
+            obs, state = self.env.reset(key_reset, params)
+            return Fresh(obs, state, params if self.on_reset else None)
+
+        return jax.vmap(one)(keys, env_params)
+
+    def _intervals(self, key: Key) -> dict[str, jax.Array]:
+        keys = jax.random.split(key, max(len(self.on_step), 1))
+        return {
+            hook.name: jax.random.randint(k, (self.num_envs,), hook.every[0], hook.every[1] + 1)
+            for hook, k in zip(self.on_step, keys, strict=False)
+        }
+
+    def _push(self, runner: Runner, env_params: PyTree, key: Key) -> Runner:
+        """Apply the `OnStep` hooks that are due, each in its own environments."""
+        env, countdown = runner.env, dict(runner.countdown)
+        key_next, *keys = jax.random.split(key, 1 + len(self.on_step))
+        fresh = self._intervals(key_next)
+        for hook, key_hook in zip(self.on_step, keys, strict=True):
+            due = countdown[hook.name] <= 1
+            pushed = jax.vmap(hook.run)(jax.random.split(key_hook, self.num_envs), env, env_params)
+            env = _select(due, same_tree(f"OnStep {hook.name!r}", env, pushed), env)
+            countdown[hook.name] = jnp.where(due, fresh[hook.name], countdown[hook.name] - 1)
+        return runner.replace(env=env, countdown=countdown)
+
+    def step_keys(self, key: Key) -> StepKeys:
+        """Everything that one step draws from, named."""
+        key_act, key_env, key_reset, key_push, key_intervals = jax.random.split(key, 5)
+        split = jax.random.split
+        return StepKeys(
+            key_act, split(key_env, self.num_envs), split(key_reset, self.num_envs), key_push, key_intervals
+        )
+
+    def step(
+        self, policy: Policy, runner: Runner, env_params: PyTree, keys: StepKeys, fresh: Fresh | None = None
+    ) -> tuple[Runner, PyTree, Moment]:
+        """Act, step, and start anew where an episode ended.
+
+        Args:
+          fresh: starts drawn beforehand; left out, they are drawn here.
+        """
+        decision = policy(runner.obs, runner.memory, keys.act)
+        pushed = self._push(runner, env_params, keys.push) if self.on_step else runner
+        out = Step(*jax.vmap(self.env.step)(keys.env, pushed.env, decision.action, env_params))
+        done = out.terminated | out.truncated
+        total, length = runner.episode_return + out.reward, runner.episode_length + 1
+        numbers = self._numbers(runner, decision.action, out)
+        sums = {name: value + numbers[name] for name, value in runner.sums.items()}
+        moment = Moment(
+            Rollout(
+                obs=runner.obs,
+                action=decision.action,
+                reward=out.reward,
+                terminated=out.terminated,
+                truncated=out.truncated,
+                next_obs=out.obs,
+                extras=decision.extras,
+            ),
+            done,
+            total,
+            length,
+            {**numbers, **sums},
+        )
+        if fresh is None:
+            fresh = self._reset(keys.reset, env_params)
+            env_params = _select(done, fresh.env_params, env_params) if self.on_reset else env_params
+        countdown = pushed.countdown
+        if self.on_step:
+            countdown = _select(done, self._intervals(keys.intervals), countdown)
+        runner = Runner(
+            env=_select(done, fresh.env, out.state),
+            obs=_select(done, fresh.obs, out.obs),
+            memory=_select(done, self.fresh_memory, decision.memory),
+            episode_return=jnp.where(done, 0.0, total),
+            episode_length=jnp.where(done, 0, length),
+            countdown=countdown,
+            sums={name: jnp.where(done, 0.0, value) for name, value in sums.items()},
+        )
+        return runner, env_params, moment
+
+    def _numbers(self, runner: Runner, action: jax.Array, out: Step) -> dict[str, jax.Array]:
+        """Every statistic of one step, f32[B]."""
+        if not self.statistics:
+            return {}
+        transition = Transition(
+            runner.obs, action, out.reward, out.obs, out.terminated, out.truncated, out.info
+        )
+        return jax.vmap(lambda t: {s.name: s(t) for s in self.statistics})(transition)
+
+    def __call__(self, policy: Policy, world: World, key: Key) -> tuple[World, Rollout]:
+        """T steps of every environment.
+
+        Args:
+          policy: `(obs, memory, key) -> Decision`, leaves [B, ...].
+          world: one seed.
+          key: used up here.
+        """
+        keys = jax.vmap(self.step_keys)(jax.random.split(key, self.length))
+        # Drawn before the rollout, all at once, unless a hook decides their parameters on the way.
+        ahead = not self.on_reset and self._reset_bytes(world) <= RESET_BYTES
+        fresh = jax.vmap(self._reset, in_axes=(0, None))(keys.reset, world.env_params) if ahead else None
+
+        def step(
+            carry: tuple[Runner, PyTree], x: tuple[StepKeys, Fresh | None]
+        ) -> tuple[tuple[Runner, PyTree], Moment]:
+            runner, env_params, moment = self.step(policy, *carry, *x)
+            return (runner, env_params), moment
+
+        # A turn of a loop costs several µs on a GPU and next to nothing on a CPU, where unrolling is slower.
+        unroll = 8 if jax.default_backend() != "cpu" else 1
+        (runner, env_params), moment = lax.scan(
+            step, (world.runner, world.env_params), (keys, fresh), unroll=min(unroll, self.length)
+        )
+        reduced = {
+            f"rollout/{s.name}": _reduce(s.reduction, moment.numbers[s.name], moment.done)
+            for s in self.statistics
+        }
+        episodes = world.episodes.add(moment.done, moment.episode_return, moment.episode_length)
+        return World(runner, env_params, episodes, reduced), moment.rollout
+
+    def _reset_bytes(self, world: World) -> int:
+        leaves = jax.tree.leaves((world.runner.env, world.runner.obs))
+        return self.length * sum(x.size * x.dtype.itemsize for x in leaves)
+
+
+def _reduce(reduction: str, values: jax.Array, done: jax.Array) -> jax.Array:
+    """Over [T, B]."""
+    if reduction == "episode":
+        return jnp.sum(jnp.where(done, values, 0.0)) / jnp.where(done.any(), done.sum(), jnp.nan)
+    return {"mean": jnp.mean, "sum": jnp.sum, "max": jnp.max, "last": lambda x: jnp.mean(x[-1])}[reduction](
+        values
+    )

@@ -1,0 +1,48 @@
+"""The state of a run: one immutable pytree, of one seed or of many.
+
+In: nothing. Out: `TrainState`, and what is done to any such tree.
+Knows nothing of how it is advanced.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+from flax import struct
+
+from jaxtrain.loop.rollout import Episodes, Runner
+from jaxtrain.types import Key, Metrics, PyTree
+
+# TrainState.status
+RUNNING = 0
+STOPPED = 1  # by an event
+NON_FINITE = 2  # a metric or the agent was NaN or infinite; the state is the one before that update
+ABANDONED = 3  # as another seed was not finite, with `on_nan: raise`
+
+
+class TrainState(struct.PyTreeNode):
+    """Everything a run is at one moment.
+
+    Where it holds S seeds, every leaf but `clock` has a leading S axis.
+    """
+
+    clock: jax.Array  # i32[], updates done; shared by all seeds
+    key: Key  # the seed's root key; never advanced
+    agent: PyTree  # the algorithm's own
+    runner: Runner
+    env_params: PyTree  # leaves [B, ...]: each environment has its own
+    episodes: Episodes
+    metrics: Metrics  # of the last update, and the last report of each sticky event as `event/…`
+    events: dict[str, PyTree]  # what events remember between firings
+    status: jax.Array  # i32[]
+    stopped_at: jax.Array  # i32[], updates done when it stopped running; -1 while it runs
+
+
+# As in_axes and out_axes of a vmap over seeds.
+AXES: Any = TrainState(**{name: None if name == "clock" else 0 for name in TrainState.__annotations__})  # type: ignore[arg-type]
+
+
+def shared_clock(state: TrainState) -> TrainState:
+    """The state with its one clock, of which an outer `vmap` may have made a copy for each seed."""
+    return state.replace(clock=state.clock.reshape(-1)[0]) if state.clock.ndim else state

@@ -1,0 +1,234 @@
+"""`train(config, key)`: a whole run as one pure program.
+
+In: a config, a key, events, sinks. Out: the final state, and one row of history per event and mark.
+Joins the trainer and the door; no other module knows both.
+
+The loop owns the seed axis: `train` is a `custom_vmap` function, so a user's `jax.vmap(train)`, over
+keys, over config leaves, nested as they like, becomes one loop over all those seeds. A single key
+runs with no seed axis at all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache, partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.core import Tracer
+
+from jaxtrain.config.schema import Config, to_dict
+from jaxtrain.events.event import Part
+from jaxtrain.loop import callback
+from jaxtrain.loop.all_seeds import Emit, History
+from jaxtrain.loop.state import TrainState
+from jaxtrain.loop.trainer import Trainer
+from jaxtrain.random import as_key
+from jaxtrain.sinks.base import non_finite
+from jaxtrain.types import Key, PyTree, Record, Report, RunInfo, Sink
+
+
+class Marks(Mapping[str, tuple[int, ...]]):
+    """Event -> the env steps of its rows in the history: exact host integers, static under `jit`."""
+
+    def __init__(self, marks: Mapping[str, tuple[int, ...]]) -> None:
+        self._marks = dict(marks)
+
+    def __getitem__(self, name: str) -> tuple[int, ...]:
+        return self._marks[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._marks)
+
+    def __len__(self) -> int:
+        return len(self._marks)
+
+    def __hash__(self) -> int:
+        return hash(tuple(self._marks))
+
+    def __repr__(self) -> str:
+        return f"Marks({', '.join(f'{name}: {len(steps)}' for name, steps in self._marks.items())})"
+
+
+@partial(jax.tree_util.register_dataclass, data_fields=["state", "history"], meta_fields=["marks"])
+@dataclass(frozen=True)
+class Result:
+    """What a run leaves.
+
+    `history[event][metric]` has one row per mark, [marks, ...], and `marks[event]` their env steps.
+    Under `vmap` leaves have the mapped axes in front.
+    """
+
+    state: TrainState = field(repr=False)
+    history: History = field(repr=False)
+    marks: Marks
+
+
+def train(config: Config, key: Key, *, events: Sequence[Part] = (), sinks: Sequence[Sink] = ()) -> Result:
+    """Train one agent; under `jax.vmap`, one for every key or rate.
+
+    Args:
+      config: its rates may be arrays under `vmap`, or tracers.
+      key: `jax.random.key(seed)`, or an old-style `PRNGKey`.
+      events: `Event`, `OnReset` and `OnStep` objects, after those of the config. The compiled
+        program is found again for the same objects.
+      sinks: where records go; the program is the same for any. They are flushed when this returns,
+        not closed. Inside `jax.jit` this returns before the run: call `jaxtrain.loop.callback.wait()`
+        after it.
+
+    Raises:
+      ConfigError: for what cannot be run, before anything compiles.
+      FloatingPointError: with `on_nan: raise`, for a seed whose metrics or agent are not finite; names seed,
+        metric and update. Not inside `jax.jit`, where `result.state.status` tells.
+
+    Warns:
+      RuntimeWarning: for each sink that failed, with what was lost.
+    """
+    trainer = Trainer(config, events)
+    timetable = trainer.timetable  # says what would never fire, before anything compiles
+    key = as_key(key)
+    if key.ndim:
+        raise ValueError(
+            f"key has shape {list(key.shape)}: use jax.vmap(train, in_axes=(None, 0))(config, keys)"
+        )
+    # Python floats are weakly typed; as arrays, every rate finds the same compiled program.
+    config = jax.tree.map(
+        lambda x: jnp.asarray(x, jnp.result_type(float)) if isinstance(x, float) else x, config
+    )
+    faults = Faults()
+    watched = [*sinks, faults] if config.on_nan == "raise" else list(sinks)
+    outlet = callback.Door(watched, run_info(trainer)) if watched else None
+    staged = False
+    try:
+        run = jnp.int32(outlet.id if outlet else 0)
+        state, history = program(tuple(events), outlet is not None)(config, key, run)
+        staged = isinstance(state.clock, Tracer)  # inside jit: the run is still to come
+    finally:
+        if outlet is not None and not staged:
+            outlet.finish()
+    if faults.first is not None:
+        raise FloatingPointError(faults.first)
+    per = trainer.env_steps_per_update
+    return Result(
+        state, history, Marks({name: tuple(u * per for u in due) for name, due in timetable.items()})
+    )
+
+
+def run_info(trainer: Trainer, name: str = "run", **more: Any) -> RunInfo:
+    """What sinks are told; `num_seeds` is known once the program runs."""
+    per = trainer.env_steps_per_update
+    staged = any(isinstance(x, Tracer) for x in jax.tree.leaves(trainer.config))
+    return RunInfo(name, per * trainer.num_updates, per, 1, {} if staged else to_dict(trainer.config), **more)
+
+
+class Faults:
+    """A sink that keeps the first seed whose metrics or agent were not finite."""
+
+    first: str | None = None
+
+    def open(self, run: RunInfo) -> None: ...
+
+    def write(self, record: Record) -> None:
+        if record.name == "non_finite" and self.first is None:
+            self.first = non_finite(record)
+
+    def flush(self) -> None: ...
+
+    def close(self) -> None: ...
+
+
+@lru_cache(maxsize=128)
+def program(events: tuple[Part, ...], observed: bool) -> Callable[..., tuple[TrainState, History]]:
+    """The jitted `(config, key, run) -> (state, history)`; one for the same events."""
+
+    def loop(config: Config, key: Key, run: jax.Array, axis: int | None) -> tuple[TrainState, History]:
+        trainer = Trainer(config, events, config_axis=axis)
+        state, history = begin(trainer, key, run, observed)
+        emit = door(run, key.ndim == 1) if observed else None
+        state, history = trainer.advance(state, history, trainer.num_updates, emit)
+        assert history is not None  # as it was given one
+        return state, seeds_first(state, history)
+
+    @jax.jit
+    def one(config: Config, key: Key, run: jax.Array) -> tuple[TrainState, History]:
+        # As a flat list: what is static in a tree may follow from its values, and a rule gets flags instead.
+        rates, structure = jax.tree.flatten(config)
+
+        def of(
+            rates: list[jax.Array], key: Key, run: jax.Array, axis: int | None
+        ) -> tuple[TrainState, History]:
+            return loop(jax.tree.unflatten(structure, rates), key, run, axis)
+
+        return _over_seeds(of)(rates, key, run)
+
+    return one
+
+
+def _over_seeds(loop: Callable[..., tuple[TrainState, History]]) -> Callable[..., tuple[TrainState, History]]:
+    """`loop` of one seed, that `vmap` turns into a loop of many; `axis` is that of the rates, None or 0."""
+
+    @jax.custom_batching.custom_vmap
+    def one(rates: list[jax.Array], key: Key, run: jax.Array) -> tuple[TrainState, History]:
+        return loop(rates, key, run, None)
+
+    @jax.custom_batching.custom_vmap
+    def many(rates: list[jax.Array], keys: Key, run: jax.Array) -> tuple[TrainState, History]:
+        return loop(rates, keys, run, 0)
+
+    def batched(result: tuple[TrainState, History]) -> Any:
+        state, history = jax.tree.map(lambda _: True, result)
+        return state.replace(clock=False), history
+
+    @one.def_vmap
+    def _(size: int, in_batched: Any, rates: list[jax.Array], key: Key, run: jax.Array) -> Any:
+        result = many(*_broadcast(size, in_batched[:2], [rates, key]), run)
+        return result, batched(result)
+
+    @many.def_vmap
+    def _(size: int, in_batched: Any, rates: list[jax.Array], keys: Key, run: jax.Array) -> Any:
+        every = _broadcast(size, in_batched[:2], [rates, keys])
+        flat = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), every)
+        state, history = many(*flat, run)
+        split = partial(jax.tree.map, lambda x: x.reshape(size, -1, *x.shape[1:]))
+        result = split(state.replace(clock=state.status)).replace(clock=state.clock), split(history)
+        return result, batched(result)
+
+    return one
+
+
+def _broadcast(size: int, in_batched: Sequence[Any], args: list[PyTree]) -> list[PyTree]:
+    """Give every argument the mapped axis."""
+
+    def one(batched: bool, x: jax.Array) -> jax.Array:
+        x = jnp.asarray(x)
+        return x if batched else jnp.broadcast_to(x, (size, *x.shape))
+
+    return jax.tree.map(one, list(in_batched), args)
+
+
+def door(run: jax.Array, seeded: bool) -> Emit:
+    """The way out of the program for the reports of run number `run`."""
+
+    def emit(name: str, clock: jax.Array, report: Report) -> None:
+        callback.emit(run, clock, report, name=name, seeds=seeded)
+
+    return emit
+
+
+def begin(trainer: Trainer, key: Key, run: jax.Array, observed: bool) -> tuple[TrainState, History]:
+    """A fresh state and history, startup events fired."""
+    if observed:
+        callback.started(run, jnp.zeros((), jnp.int32), num_seeds=key.shape[0] if key.ndim else 1)
+    state = trainer.new(key)
+    state, history = trainer.start(
+        state, trainer.history(state), door(run, key.ndim == 1) if observed else None
+    )
+    assert history is not None  # as it was given one
+    return state, history
+
+
+def seeds_first(state: TrainState, history: History) -> History:
+    """Rows [marks, S, ...] as [S, marks, ...], as everything else that has a seed axis."""
+    return jax.tree.map(lambda x: jnp.moveaxis(x, 1, 0), history) if state.key.ndim else history

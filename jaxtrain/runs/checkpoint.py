@@ -1,0 +1,211 @@
+"""One checkpoint: arrays in a directory that can prove what it holds.
+
+In: arrays by name, and facts about them. Out: a directory with orbax's files, `manifest.json` with the
+sha256 of every file and every array, and `manifest.sha256` with that of the manifest; all three checked
+before an array leaves again. Knows nothing of runs, of train states, or of when to save.
+
+The directory is written under another name and renamed when every byte of it is on disk: what has the
+name of a checkpoint is whole, or was damaged later. Orbax alone restores a flipped bit in silence.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import re
+import shutil
+import stat
+import time
+import uuid
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jaxtrain.runs.disk import PART, fsync, fsync_tree
+
+FORMAT = 1
+_MANIFEST, _DIGEST, _ARRAYS = "manifest.json", "manifest.sha256", "arrays"
+
+
+class Damaged(Exception):
+    """A checkpoint that is not what was saved; says which file, and how."""
+
+
+def save(place: Path, arrays: Mapping[str, np.ndarray], facts: Mapping[str, Any]) -> dict[str, Any]:
+    """Write a checkpoint that exists once this returns, whole, and not at all before.
+
+    Args:
+      place: its directory; must not exist.
+      arrays: name -> any shape and dtype.
+      facts: what the manifest says besides, as JSON.
+
+    Returns:
+      The manifest.
+
+    Raises:
+      OSError: naming the path and the errno; nothing is left behind.
+    """
+    part = place.with_name(f"{PART}{uuid.uuid4().hex[:8]}")
+    try:
+        part.mkdir(parents=True)
+        size = sum(x.nbytes for x in arrays.values())
+        if size > (free := shutil.disk_usage(part).free):
+            raise OSError(errno.ENOSPC, f"{os.strerror(errno.ENOSPC)}: needs {size:,} bytes, has {free:,}")
+        _write(part / _ARRAYS, arrays)
+        manifest = {
+            "format": FORMAT,
+            **facts,
+            "arrays": {name: described(x) for name, x in arrays.items()},
+            "files": {name: _file(part / name) for name in sorted(_names(part))},
+        }
+        text = (json.dumps(manifest, indent=1) + "\n").encode()
+        (part / _MANIFEST).write_bytes(text)
+        (part / _DIGEST).write_text(f"{hashlib.sha256(text).hexdigest()}  {_MANIFEST}\n", encoding="ascii")
+        fsync_tree(part)
+        os.rename(part, place)
+        fsync(place.parent)
+        return manifest
+    except OSError as error:
+        raise OSError(error.errno, error.strerror or str(error), str(place)) from error
+    finally:
+        _remove(part)
+
+
+def _remove(part: Path) -> None:
+    """Remove what could not be finished; orbax's threads go on writing for a moment after one has failed."""
+    deadline = time.monotonic() + 2
+    while part.exists() and time.monotonic() < deadline:
+        shutil.rmtree(part, ignore_errors=True)
+        time.sleep(0.01)
+
+
+def described(x: np.ndarray) -> dict[str, Any]:
+    """What the manifest says of an array; two that are described alike have the same bits."""
+    data = np.ascontiguousarray(x).reshape(-1).view(np.uint8).data
+    return {"dtype": str(x.dtype), "shape": list(x.shape), "sha256": hashlib.sha256(data).hexdigest()}
+
+
+def verify(place: Path) -> dict[str, Any]:
+    """The manifest, once every file is found to be the one that was saved.
+
+    Raises:
+      Damaged: a file that is missing, of another length, changed, or not of this checkpoint.
+    """
+    manifest, found = read_manifest(place), _names(place) - {_MANIFEST, _DIGEST}
+    for name in sorted(found ^ manifest["files"].keys()):
+        raise Damaged(f"{name} {'does not belong there' if name in found else 'is missing'}")
+    for name, wanted in manifest["files"].items():
+        try:
+            size = (place / name).stat().st_size
+            if size != wanted["bytes"]:
+                raise Damaged(f"{name} has {size} bytes, not {wanted['bytes']}")
+            if _file(place / name) != wanted:
+                raise Damaged(f"{name} has changed since it was saved")
+        except OSError as error:
+            raise Damaged(f"{name} cannot be read ({error.strerror})") from None
+    return manifest
+
+
+def read_manifest(place: Path) -> dict[str, Any]:
+    """The manifest, if it is the one that was saved; the other files are not looked at.
+
+    Raises:
+      Damaged: it is missing, has changed, or is of a later format.
+    """
+    if place.is_symlink():
+        raise Damaged("is a link, whose target is not this run's")
+    text, digest = (_bytes(place / name) for name in (_MANIFEST, _DIGEST))
+    if digest != f"{hashlib.sha256(text).hexdigest()}  {_MANIFEST}\n".encode("ascii"):
+        raise Damaged(f"{_MANIFEST} has changed since it was saved")
+    try:
+        manifest = json.loads(text)
+        if manifest["format"] != FORMAT:
+            raise Damaged(f"{_MANIFEST} is of format {manifest['format']}; this version reads {FORMAT}")
+        if not all(isinstance(manifest[name], dict) for name in ("arrays", "files")):
+            raise TypeError
+    except (ValueError, TypeError, LookupError):
+        raise Damaged(f"{_MANIFEST} is none of a checkpoint") from None
+    return manifest
+
+
+def load(place: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """The arrays and the manifest, every byte checked.
+
+    Raises:
+      Damaged: see `verify`; or arrays that read back as others than were saved.
+    """
+    manifest = verify(place)
+    try:
+        arrays = _read(place / _ARRAYS, manifest["arrays"])
+    except Exception as error:  # whatever orbax makes of files that are as they were
+        raise Damaged(f"{_ARRAYS} cannot be read ({type(error).__name__}: {error})") from error
+    for name, x in arrays.items():
+        if described(x) != manifest["arrays"][name]:
+            raise Damaged(f"array {name} reads back as another one than was saved")
+    return arrays, manifest
+
+
+def _write(place: Path, arrays: Mapping[str, np.ndarray]) -> None:
+    import orbax.checkpoint as ocp
+
+    place = place.absolute()  # orbax takes no other
+    # Orbax refuses arrays without entries; the manifest alone says what those are.
+    held = {_key(i): x for i, x in enumerate(arrays.values()) if x.size}
+    try:
+        # Compressed, it would take four times as long, and weights get no smaller.
+        with ocp.Checkpointer(ocp.PyTreeCheckpointHandler(use_compression=False)) as checkpointer:
+            checkpointer.save(place, args=ocp.args.PyTreeSave(held))
+    except OSError:
+        raise
+    except Exception as error:  # a full disk, say, that only the text of it tells
+        known = [n for n in errno.errorcode if re.search(re.escape(os.strerror(n)), str(error), re.I)]
+        raise OSError(known[0] if known else errno.EIO, str(error)) from error
+
+
+def _read(place: Path, described: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    import orbax.checkpoint as ocp
+
+    place = place.absolute()  # orbax takes no other
+    empty = {n: np.zeros(d["shape"], d["dtype"]) for n, d in described.items() if 0 in d["shape"]}
+    names = {_key(i): name for i, name in enumerate(described) if name not in empty}
+    as_numpy = {key: ocp.RestoreArgs(restore_type=np.ndarray) for key in names}
+    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
+        found = checkpointer.restore(
+            place, args=ocp.args.PyTreeRestore(item=dict.fromkeys(names, 0), restore_args=as_numpy)
+        )
+    held = {name: np.asarray(found[key]) for key, name in names.items()}
+    return {name: empty[name] if name in empty else held[name] for name in described}
+
+
+def _key(index: int) -> str:
+    """What orbax calls an array: names of metrics and layers are the user's and may hold anything."""
+    return f"{index:05d}"
+
+
+def _names(place: Path) -> set[str]:
+    """Every file below, and what is neither a file nor a directory."""
+    return {p.relative_to(place).as_posix() for p in place.rglob("*") if p.is_symlink() or not p.is_dir()}
+
+
+def _bytes(path: Path) -> bytes:
+    try:
+        _check(path)
+        return path.read_bytes()
+    except OSError as error:
+        raise Damaged(f"{path.name} cannot be read ({error.strerror})") from None
+
+
+def _check(path: Path) -> None:
+    """Raise an OSError for what is no file of this directory: a link may change its target, a pipe blocks."""
+    if not stat.S_ISREG(path.lstat().st_mode):
+        raise OSError(errno.EINVAL, "no regular file", str(path))
+
+
+def _file(path: Path) -> dict[str, Any]:
+    _check(path)
+    with path.open("rb") as file:
+        return {"bytes": path.stat().st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}

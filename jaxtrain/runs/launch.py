@@ -1,0 +1,389 @@
+"""A run in a directory of its own: the program of `train` in chunks, logs, checkpoints, signals, resume.
+
+In: a config, a directory, seeds. Out: a directory that explains itself, and how the run ended.
+The program is that of `train`, cut into chunks between which the host looks up: the bits are the same,
+however often the run was stopped, killed and resumed.
+"""
+
+from __future__ import annotations
+
+import logging
+import platform
+import time
+import warnings
+from bisect import bisect_right
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+import numpy as np
+
+from jaxtrain import sinks
+from jaxtrain.config.schema import Config, dump, to_dict
+from jaxtrain.errors import ConfigError, Problem
+from jaxtrain.events.event import Part
+from jaxtrain.loop import callback
+from jaxtrain.loop.all_seeds import History
+from jaxtrain.loop.state import NON_FINITE, TrainState
+from jaxtrain.loop.train import Faults, Marks, Result, run_info, seeds_first
+from jaxtrain.loop.trainer import Trainer
+from jaxtrain.runs import directory as rundir
+from jaxtrain.runs import disk, manager, signals
+from jaxtrain.runs.directory import RunDirectory
+from jaxtrain.runs.manager import best_metric, check_metric, due, minutes
+from jaxtrain.runs.program import Compiled, compilation_cache, keep_tuning
+from jaxtrain.runs.resume import Origin, again, anew, asked_seeds, restored, rewind, shapes
+from jaxtrain.types import Key, Sink
+from jaxtrain.version import __version__
+
+
+class Pace:
+    """How many updates fit between two looks at the host, by the speed of the last ones."""
+
+    def __init__(self, reaction_seconds: float) -> None:
+        # A quarter: a chunk with an evaluation in it takes longer, and then there is a checkpoint to write.
+        self._target = reaction_seconds / 4
+        self.updates = 1
+
+    def took(self, updates: int, seconds: float) -> None:
+        fits = int(self._target * updates / max(seconds, 1e-9))
+        self.updates = max(1, min(fits, 4 * self.updates))
+
+
+class Drive:
+    """One process's part of a run.
+
+    Args:
+      log: the sink without whose rows there must be no checkpoint; when it fails, the run ends.
+      caught: signals so far, see `signals.listening`.
+      facts: for every manifest.
+    """
+
+    def __init__(
+        self,
+        trainer: Trainer,
+        compiled: Compiled,
+        outlet: callback.Door,
+        committer: manager.Committer,
+        log: Sink | None,
+        caught: list[int],
+        facts: Mapping[str, Any],
+    ) -> None:
+        self._trainer, self._compiled, self._outlet = trainer, compiled, outlet
+        self._committer, self._log, self._caught, self._facts = committer, log, caught, dict(facts)
+        self._settings = trainer.config.checkpoint
+        self._metric = best_metric(trainer)
+        self._due = due(trainer)
+        self._judged = set(self._fresh_at())
+        self._committed: int | None = None  # the clock of the last checkpoint
+        self._saved = 0.0  # when, by the monotonic clock
+        self.stalls: list[float] = []  # seconds that training waited for each checkpoint
+
+    def run(self, state: TrainState, history: History, *, saved: bool) -> tuple[TrainState, History]:
+        """Advance to the end, or to the first chunk's end after a signal; the last state is saved.
+
+        Args:
+          saved: whether this state is that of a checkpoint of this run.
+
+        Raises:
+          OSError: a log or a checkpoint could not be written.
+        """
+        clock, end = int(state.clock), self._trainer.num_updates
+        stops = sorted({*self._due, *(self._judged if self._metric else ()), end})
+        pace = Pace(self._settings.reaction_seconds)
+        self._committed, self._saved = clock, time.monotonic()
+        if not saved:
+            self._commit(clock, state, history, "start")
+            self._committer.wait()  # from here on there always is one
+        while clock < end and not self._caught:
+            length = min(pace.updates, stops[bisect_right(stops, clock)] - clock)
+            begun = time.perf_counter()
+            state, history = self._compiled.advance(state, history, length)
+            pace.took(length, time.perf_counter() - begun)
+            clock += length
+            self._check_log()
+            self._committer.check()
+            reason = self._reason(clock, state)
+            if reason is not None:
+                self._commit(clock, state, history, reason)
+        if self._committed != clock:
+            reason = "finish" if clock == end else f"signal {self._caught[0]}"
+            self._commit(clock, state, history, reason)
+        self._committer.wait()
+        self._check_log()
+        return state, history
+
+    def _check_log(self) -> None:
+        error = self._outlet.error_of(self._log) if self._log is not None else None
+        if error is not None:
+            raise error
+
+    def _reason(self, clock: int, state: TrainState) -> str | None:
+        """Why to save now, if there is a reason."""
+        if clock == self._trainer.num_updates:
+            return "finish"
+        if clock in self._due:
+            return "every"
+        if clock in self._judged and self._better(state):
+            return "best"
+        old = minutes(self._settings)
+        return "time" if old is not None and time.monotonic() - self._saved > 60 * old else None
+
+    def _better(self, state: TrainState) -> bool:
+        """Whether the metric that was just measured is the best so far."""
+        assert self._metric is not None  # else nothing is judged
+        value = manager.over_seeds(state.metrics[self._metric])
+        self._committer.wait()  # what is being saved may be better
+        said = manager.manifests(self._committer.directory)
+        best = manager.best(said, self._metric, self._settings.best_mode)
+        if value is None or best is None:
+            return value is not None
+        sign = 1 if self._settings.best_mode == "max" else -1
+        return sign * value > sign * said[best]["best"]["value"]
+
+    def _commit(self, clock: int, state: TrainState, history: History, reason: str) -> None:
+        begun = time.perf_counter()
+        copies = self._compiled.copy(state, history)
+        lengths = self._outlet.mark()
+        env_steps = clock * self._trainer.env_steps_per_update
+        facts = {
+            **self._facts,
+            "update": clock,
+            "env_steps": env_steps,
+            "reason": reason,
+            "records": self._outlet.records,
+            "elapsed_seconds": self._outlet.elapsed_seconds,
+        }
+        fresh = clock in self._judged or not self._judged
+
+        def complete(arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
+            metrics = {name: manager.over_seeds(arrays[f"state.metrics[{name!r}]"]) for name in state.metrics}
+            value = metrics[self._metric] if self._metric and fresh else None
+            best = None if self._metric is None else {"metric": self._metric, "value": value}
+            return {**facts, "written": rundir.now(), "metrics": metrics, "best": best}
+
+        needed = getattr(self._log, "path", None)
+        self._committer.submit(manager.Draft(env_steps, copies, lengths, complete, needed))
+        self._committed, self._saved = clock, time.monotonic()
+        self.stalls.append(time.perf_counter() - begun)
+
+    def _fresh_at(self) -> tuple[int, ...]:
+        """The updates at which the metric of the best is measured; none if it is so at each."""
+        event = (self._metric or "").partition("/")[0]
+        return self._trainer.timetable.get(event, ())
+
+
+Resume = Literal["auto", "never", "must"]
+_log = logging.getLogger("jaxtrain")
+
+
+@dataclass(frozen=True)
+class Ending:
+    """How a run ended."""
+
+    result: Result = field(repr=False)
+    directory: Path
+    resumed_at: int | None  # env steps of the checkpoint that it went on from; None for a fresh start
+    checkpoint: Path | None  # the newest
+    signal: int | None  # the number of the signal that stopped it
+    losses: list[str]  # a sentence for each sink that failed
+    non_finite: tuple[int, ...]  # seeds that stopped as a metric of theirs was not finite
+    stalls: tuple[float, ...]  # seconds that training waited for each checkpoint
+
+
+def launch(
+    config: Config,
+    directory: str | Path,
+    *,
+    seed: int | None = None,
+    key: Key | None = None,
+    num_seeds: int | None = None,
+    seeds: Sequence[int] | None = None,
+    resume: Resume = "auto",
+    start_from: str | Path | None = None,
+    events: Sequence[Part] = (),
+    more_sinks: Sequence[Sink] = (),
+    cache: bool = True,
+) -> Ending:
+    """Train in a directory, and go on where it stopped if it holds this run already.
+
+    The end is, bit for bit, that of `train(config, jax.random.key(seed))`; with several seeds, of
+    `jax.vmap(train, (None, 0))(config, jax.random.split(jax.random.key(seed), num_seeds))`; however often
+    the run was killed and launched again. SIGINT and SIGTERM stop it with a checkpoint, within
+    `config.checkpoint.reaction_seconds`; a second one ends the process at once, with 128 + its number.
+
+    Args:
+      directory: `config.yaml`, `run.json`, `checkpoints/` and what the sinks of `config.logging` leave.
+      seed, key: of the run, one of them; unset, that of the run in the directory, and 0 for a new one.
+      num_seeds: likewise, and 1.
+      seeds: of a run of `num_seeds`, only these. Those of another run's checkpoint need `start_from`.
+      resume: "auto"; "never" refuses a directory that holds a run; "must" refuses one that holds none.
+      start_from: a directory of a run, whose newest checkpoint a new run begins from.
+      events: as in `train`. A run that had some goes on only with events of the same names and schedules.
+      more_sinks: besides those of `config.logging`; flushed, not closed.
+      cache: keep compiled programs in the user's cache directory.
+
+    Raises:
+      ConfigError: for what cannot run, a directory that cannot be written, is in use or holds another
+        run, or a run none of whose checkpoints is whole. Nothing of it is touched.
+      OSError: the log or a checkpoint could not be written; names the path. The last checkpoint is whole.
+      FloatingPointError: with `on_nan: raise`, after the last finite state is saved.
+    """
+    if resume not in ("auto", "never", "must"):
+        raise ConfigError([Problem("resume", resume, "needs one of auto, never, must")])
+    Trainer(config, events).timetable  # noqa: B018  says what cannot run, before a directory is made
+    asked = asked_seeds(seed, key, num_seeds, seeds)
+    with ExitStack() as stack:
+        run = stack.enter_context(RunDirectory(directory))
+        caught = stack.enter_context(signals.listening())
+        stack.enter_context(compilation_cache(cache, run.path))
+        if run.holds_run and resume == "never":
+            raise run.refuse("already holds a run; give another")
+        if not run.holds_run and resume == "must":
+            raise run.refuse("holds no run to resume")
+        origin = again(run.path, config, events, asked) if run.holds_run else None
+        origin = origin or anew(config, events, asked, start_from)
+        return _run(run, origin, events, more_sinks, caught)
+
+
+def _run(
+    run: RunDirectory,
+    origin: Origin,
+    events: Sequence[Part],
+    more_sinks: Sequence[Sink],
+    caught: list[int],
+) -> Ending:
+    """Run in a directory that is held."""
+    config, resumed_at = origin.config, origin.resumed_at
+    trainer = Trainer(config, events)
+    metric = best_metric(trainer)
+    # Nothing of the directory has been touched so far; a checkpoint that does not fit leaves it so.
+    check_metric(metric, shapes(trainer, origin.seeds)[0].metrics)
+    begin = restored(origin, trainer, events) if origin.arrays else None
+    before = _settle(run, origin)
+    start = _this_start(resumed_at)
+    about = {**origin.about, "starts": [*origin.about["starts"], start]}
+    run.write_about(about)
+    run.describe(dump(config))
+    log, opened = _sinks(config, run.path)
+    faults = Faults()
+    outlet = callback.Door(
+        [*opened, *more_sinks, faults],
+        run_info(trainer, run.name, id=about["id"], resumed_at=resumed_at),
+        records=before.get("records", 0),
+        elapsed_seconds=before.get("elapsed_seconds", 0.0),
+    )
+    committer = manager.Committer(run.path, config.checkpoint, metric, before.get("logs", {}))
+    last = None if resumed_at is None else manager.place(committer.directory, resumed_at)
+    stalls: list[float] = []
+    with ExitStack() as stack:  # what is to be done at the end, last things first
+        stack.push(lambda kind, error, trace: _note_end(run, about, start, error))
+        for sink in opened:
+            stack.callback(sink.close)
+        stack.callback(outlet.finish)
+        stack.callback(committer.close)
+        try:
+            if begin is not None and resumed_at == config.total_env_steps:
+                _log.info("%s has done its %s env steps: nothing is left to do", run.path, f"{resumed_at:,}")
+                state, history = begin
+            else:
+                if resumed_at is not None:
+                    _log.info(
+                        "going on from %s of %s env steps", f"{resumed_at:,}", f"{config.total_env_steps:,}"
+                    )
+                _log.info("compiling")
+                compiled = Compiled(config, events, origin.seeds.keys(), outlet.id, fresh=begin is None)
+                keep_tuning(run.path)
+                clock = 0 if begin is None else int(begin[0].clock)
+                outlet.on_start(clock, num_seeds=origin.seeds.count)  # compilation is over
+                drive = Drive(trainer, compiled, outlet, committer, log, caught, _facts(origin))
+                state, history = drive.run(*(begin or compiled.start()), saved=resumed_at is not None)
+                last, stalls = committer.last or last, drive.stalls
+            outlet.wait()
+            if faults.first is not None and config.on_nan == "raise":
+                raise FloatingPointError(f"{faults.first}; the last finite state is in {last}")
+            stopped = int(state.clock) < trainer.num_updates
+            bad = tuple(
+                origin.seeds.all[i] for i in np.flatnonzero(np.atleast_1d(state.status) == NON_FINITE)
+            )
+            ended = f"not finite: seeds {', '.join(map(str, bad))}" if bad else "finished"
+            start["exit"] = f"signal {caught[0]}" if stopped else ended
+        except BaseException as error:
+            start["exit"] = f"{type(error).__name__}: {error}"
+            raise
+    per = trainer.env_steps_per_update
+    marks = {name: tuple(u * per for u in due) for name, due in trainer.timetable.items()}
+    return Ending(
+        result=Result(state, seeds_first(state, history), Marks(marks)),
+        directory=run.path,
+        resumed_at=resumed_at,
+        checkpoint=last,
+        signal=caught[0] if stopped else None,
+        losses=outlet.losses,
+        non_finite=bad,
+        stalls=tuple(stalls),
+    )
+
+
+def _note_end(
+    run: RunDirectory, about: dict[str, Any], start: dict[str, Any], error: BaseException | None
+) -> None:
+    start["ended"] = rundir.now()
+    try:
+        run.write_about(about)
+    except OSError:
+        if error is None:  # else that says more: the disk is full, say
+            raise
+
+
+def _sinks(config: Config, directory: Path) -> tuple[Sink | None, list[Any]]:
+    """Those that a config names, and which of them is the log: the first, as the others mirror it."""
+    log = sinks.make("jsonlines", directory) if "jsonlines" in config.logging.sinks else None
+    opened: list[Any] = [log] if log else []
+    for name in config.logging.sinks:
+        if name != "jsonlines":
+            opened.append(sinks.make(name, directory, **getattr(config.logging, name, {})))
+    return log, opened
+
+
+def _facts(origin: Origin) -> dict[str, Any]:
+    """What a checkpoint says besides its arrays, the same for all of a process."""
+    return {
+        "jaxtrain": __version__,
+        "config": to_dict(origin.config),
+        "num_seeds": origin.seeds.count,
+        # Of these two follows the timetable, and so which row of the history is of which update.
+        "total_env_steps": origin.config.total_env_steps,
+        "logging_every": origin.config.logging.every,
+    }
+
+
+def _settle(run: RunDirectory, origin: Origin) -> dict[str, Any]:
+    """Bring the directory to where its checkpoint left it; the manifest of that, {} if there is none."""
+    place = run.path / rundir.CHECKPOINTS
+    for path, why in (origin.own.bad if origin.own else {}).items():
+        aside = manager.set_aside(path)
+        _warn(f"checkpoint {path.name} is damaged: {why}. Going on from an older one; it is now {aside.name}")
+    disk.sweep(place)
+    if run.holds_run:
+        disk.sweep(run.path)
+    before = origin.own.manifest if origin.own else {}
+    for sentence in rewind(run.path, before.get("logs", {})):
+        _warn(sentence)
+    for note in origin.notes:
+        _log.warning("%s", note)
+    return before
+
+
+def _warn(sentence: str) -> None:
+    warnings.warn(f"jaxtrain: {sentence}", RuntimeWarning, stacklevel=5)
+
+
+def _this_start(resumed_at: int | None) -> dict[str, Any]:
+    devices = jax.devices()
+    versions = {"jaxtrain": __version__, "jax": jax.__version__, "python": platform.python_version()}
+    device = {"kind": devices[0].device_kind, "platform": devices[0].platform, "count": len(devices)}
+    return rundir.this_start(resumed_at, versions, device)

@@ -1,0 +1,226 @@
+"""What a run has saved, for use: its policy, its evaluation, the check that all of it is sound.
+
+In: the directory of a run, running or not; nothing in it is changed. Out: a policy, statistics, verdicts.
+Knows nothing of how a run is driven.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+import numpy as np
+
+from jaxtrain.config.schema import Config, EvaluationConfig, to_dict
+from jaxtrain.errors import MISSING, ConfigError, Problem
+from jaxtrain.events.event import Part
+from jaxtrain.loop.all_seeds import History
+from jaxtrain.loop.state import TrainState
+from jaxtrain.loop.trainer import Trainer
+from jaxtrain.runs import checkpoint, manager
+from jaxtrain.runs import directory as rundir
+from jaxtrain.runs.checkpoint import Damaged
+from jaxtrain.runs.manager import best_metric
+from jaxtrain.runs.program import Compiled, compilation_cache
+from jaxtrain.runs.resume import Origin, Seeds, differences, restored, stored_config
+from jaxtrain.types import Key, PyTree
+
+Which = Literal["best", "last"] | int
+
+
+@dataclass(frozen=True)
+class Saved:
+    """A checkpoint, opened."""
+
+    trainer: Trainer
+    state: TrainState
+    history: History
+    manifest: dict[str, Any]
+    seeds: Seeds  # of `state`
+
+
+class Policy:
+    """`policy(obs, key=None) -> action`, with the normaliser that belongs to it inside.
+
+    Without a key the most probable action, with one a sampled action. `obs` may have any leading axes.
+    """
+
+    def __init__(self, saved: Saved) -> None:
+        self.env_steps: int = saved.manifest["env_steps"]  # done when it was saved
+        self.seed = saved.seeds.all[0]
+        self._act = jax.jit(saved.trainer.policy(saved.state))
+
+    def __call__(self, obs: PyTree, key: Key | None = None) -> jax.Array:
+        return self._act(obs, key)
+
+    def __repr__(self) -> str:
+        return f"Policy(env_steps={self.env_steps}, seed={self.seed})"
+
+
+def load_policy(
+    directory: str | Path,
+    which: Which = "best",
+    seed: int | None = None,
+    *,
+    config: Config | None = None,
+    events: Sequence[Part] = (),
+) -> Policy:
+    """The policy of a run, whether the run goes on or has ended.
+
+    Args:
+      which: "best" by the run's `checkpoint.best`, "last", or env steps of one of its checkpoints.
+      seed: of several; unset, the one whose metric of that name was best then.
+      config, events: only for a run whose config has objects from Python, or that was launched with events.
+
+    Raises:
+      ConfigError: no such run, checkpoint or seed, or one that is damaged; names it.
+    """
+    return Policy(one_seed(open_saved(directory, which, config=config, events=events), seed))
+
+
+def evaluate_saved(
+    directory: str | Path,
+    which: Which = "best",
+    seed: int | None = None,
+    *,
+    num_episodes: int | None = None,
+    config: Config | None = None,
+    events: Sequence[Part] = (),
+) -> tuple[Saved, dict[str, np.ndarray]]:
+    """Complete episodes with a saved policy; left as it is, the evaluation of the run itself, on its key.
+
+    Returns:
+      The checkpoint, and the statistics of `Trainer.evaluate`, [S] for several seeds.
+
+    Raises:
+      ConfigError: see `load_policy`.
+    """
+    saved = open_saved(directory, which, config=config, events=events)
+    one = saved if seed is None else one_seed(saved, seed)
+    settings: EvaluationConfig = saved.trainer.config.evaluation
+    if num_episodes is not None:
+        settings = dataclasses.replace(settings, num_episodes=num_episodes)
+    # All seeds even for one: alone its roundings would be others, and so in the end its episodes.
+    report = jax.jit(lambda state: saved.trainer.evaluate(state, settings=settings))(saved.state)
+    of_all = {name: np.asarray(value) for name, value in report.items()}
+    index = ... if one is saved else saved.seeds.all.index(one.seeds.all[0])
+    return one, {name: values[index] for name, values in of_all.items()}
+
+
+def open_saved(
+    directory: str | Path,
+    which: Which = "last",
+    *,
+    config: Config | None = None,
+    events: Sequence[Part] = (),
+) -> Saved:
+    """A checkpoint of a run, every byte checked; arguments and errors as in `load_policy`."""
+    place = Path(directory)
+    about, stored = rundir.read_about(place), config is None
+    config = stored_config(place) if config is None else config
+    trainer = Trainer(config, events)
+    path = _choose(place, which, trainer)
+    try:
+        arrays, manifest = checkpoint.load(path)
+    except Damaged as error:
+        rule = f"is damaged: {error}; `jaxtrain verify {directory}` says which are whole"
+        raise ConfigError([Problem(f"checkpoint {path.name}", MISSING, rule)]) from None
+    changed = differences(manifest.get("config") or to_dict(config), config) if stored else []
+    if changed:
+        rule = f"{rundir.CONFIG} in {str(directory)!r} is not that of the checkpoint; put it back as it was"
+        raise ConfigError([*changed, Problem("config", MISSING, rule)])
+    seeds = Seeds.of(about)
+    origin = Origin(config, seeds, about, arrays, manifest, None, [])
+    return Saved(trainer, *restored(origin, trainer, events), manifest, seeds)
+
+
+def _choose(place: Path, which: Which, trainer: Trainer) -> Path:
+    directory = rundir.inside(place, rundir.CHECKPOINTS)
+    there, said = manager.found(directory), manager.manifests(directory)
+    metric = best_metric(trainer)
+    if which == "last":
+        chosen = max(said, default=None)
+        rule = "there is no checkpoint yet"
+    elif which == "best":
+        chosen = manager.best(said, metric, trainer.config.checkpoint.best_mode)
+        why = f"no checkpoint has a value of {metric}" if metric else "the run keeps none by a metric"
+        rule = f"{why}; 'last' is the newest"
+    else:
+        chosen = which if which in there else None
+        rule = f"needs 'best', 'last' or one of {', '.join(map(str, there)) or 'no checkpoint'}"
+    if chosen is None:
+        raise ConfigError([Problem("which", which, rule)])
+    return there[chosen]
+
+
+def one_seed(saved: Saved, seed: int | None) -> Saved:
+    """One of several seeds, as a single run has it; unset, the best."""
+    everyone = saved.seeds.all
+    if seed is not None and seed not in everyone:
+        raise ConfigError([Problem("seed", seed, f"the run has {list(everyone)}")])
+    if len(everyone) == 1:
+        return saved
+    config = saved.trainer.config
+    if seed is None:
+        metric = best_metric(saved.trainer)
+        if metric is None:
+            raise ConfigError([Problem("seed", MISSING, f"needs one of {list(everyone)}")])
+        sign = 1 if config.checkpoint.best_mode == "max" else -1
+        values = sign * np.asarray(saved.state.metrics[metric], float)
+        seed = everyone[int(np.argmax(np.where(np.isfinite(values), values, -np.inf)))]
+    index = everyone.index(seed)
+    state = jax.tree.map(lambda x: x[index] if x.ndim else x, saved.state)
+    history = jax.tree.map(lambda x: x[:, index], saved.history)
+    seeds = dataclasses.replace(saved.seeds, chosen=(seed,))
+    return Saved(saved.trainer, state, history, saved.manifest, seeds)
+
+
+def verdicts(directory: str | Path) -> dict[Path, str | None]:
+    """Every checkpoint of a run, oldest first, and what is wrong with it; None for one that is whole.
+
+    Raises:
+      ConfigError: no such run.
+    """
+    place = Path(directory)
+    rundir.read_about(place)
+    found: dict[Path, str | None] = {}
+    for path in manager.found(rundir.inside(place, rundir.CHECKPOINTS)).values():
+        try:
+            checkpoint.load(path)
+            found[path] = None
+        except Damaged as error:
+            found[path] = str(error)
+    return found
+
+
+def replay(
+    directory: str | Path, *, config: Config | None = None, events: Sequence[Part] = ()
+) -> tuple[int, int, str | None]:
+    """Run the last interval again, from the checkpoint before the last, and compare the bits.
+
+    Returns:
+      Env steps of both checkpoints, and the first array that differs; None if none does.
+
+    Raises:
+      ConfigError: no such run, or fewer than two whole checkpoints.
+    """
+    whole = [path for path, problem in verdicts(directory).items() if problem is None]
+    if len(whole) < 2:
+        raise ConfigError([Problem("replay", MISSING, "needs two whole checkpoints")])
+    before, after = (checkpoint.read_manifest(path) for path in whole[-2:])
+    saved = open_saved(directory, before["env_steps"], config=config, events=events)
+    with compilation_cache(True, Path(directory)):  # on a GPU, with the very kernels of the run
+        compiled = Compiled(saved.trainer.config, events, saved.seeds.keys(), run=0)
+    state, history = compiled.advance(saved.state, saved.history, after["update"] - before["update"])
+    again = compiled.copy(state, history)()
+    comparable = [
+        name
+        for name in after["arrays"]
+        if name.startswith("state") or list(again[name].shape) == after["arrays"][name]["shape"]
+    ]
+    differing = (n for n in comparable if checkpoint.described(again[n]) != after["arrays"][n])
+    return before["env_steps"], after["env_steps"], next(differing, None)

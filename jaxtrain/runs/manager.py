@@ -1,0 +1,243 @@
+"""Advance a run in chunks; between two of them save, answer signals, and look whether all is well.
+
+In: compiled programs, a state, a committer. Out: the state at the end, or where a signal stopped it.
+Knows nothing of directories or configs on disk: `launch.py` sets all of it up.
+"""
+
+from __future__ import annotations
+
+import errno
+import math
+import os
+import shutil
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jaxtrain.config.schema import AUTO, BEST, NONE, CheckpointConfig, Config
+from jaxtrain.errors import ConfigError, Problem, nearest
+from jaxtrain.loop.trainer import Trainer
+from jaxtrain.runs import checkpoint, disk
+from jaxtrain.runs.checkpoint import Damaged
+from jaxtrain.schedule import every, finish
+
+
+@dataclass(frozen=True)
+class Draft:
+    """A checkpoint that is to be saved; what takes time is asked for by the thread that saves it."""
+
+    env_steps: int
+    arrays: Callable[[], Mapping[str, np.ndarray]]  # name -> array, on the host
+    lengths: Callable[[], Mapping[Path, int]]  # see `Door.mark`
+    facts: Callable[[Mapping[str, np.ndarray]], Mapping[str, Any]]  # for the manifest, from the arrays
+    needed: Path | None  # the log without which there must be no checkpoint: rows would be missing for ever
+
+
+def found(directory: Path) -> dict[int, Path]:
+    """The checkpoints in `checkpoints/` by env steps, oldest first; whether they are whole is not known."""
+    try:
+        names = [p for p in directory.iterdir() if p.name.isdecimal()]
+    except FileNotFoundError:
+        return {}
+    return dict(sorted((int(p.name), p) for p in names))
+
+
+def place(directory: Path, env_steps: int) -> Path:
+    """Where the checkpoint of that many env steps is; names sort as numbers do."""
+    return directory / f"{env_steps:013d}"
+
+
+def manifests(directory: Path) -> dict[int, dict[str, Any]]:
+    """What the readable checkpoints say of themselves, by env steps, oldest first."""
+    said: dict[int, dict[str, Any]] = {}
+    for env_steps, path in found(directory).items():
+        try:
+            said[env_steps] = checkpoint.read_manifest(path)
+        except Damaged:
+            continue
+    return said
+
+
+def over_seeds(values: Any) -> float | None:
+    """What seeds are worth together: the mean of those that have a finite value; None if none has."""
+    values = np.asarray(values, float)
+    finite = values[np.isfinite(values)]
+    return float(finite.mean()) if finite.size else None
+
+
+def best(said: Mapping[int, Mapping[str, Any]], metric: str | None, mode: str) -> int | None:
+    """Env steps of the checkpoint whose metric is best, the newest of equals; NaN is never best."""
+    sign = 1.0 if mode == "max" else -1.0
+    values = {
+        env_steps: sign * manifest["best"]["value"]
+        for env_steps, manifest in said.items()
+        if manifest["best"] and manifest["best"]["metric"] == metric and manifest["best"]["value"] is not None
+    }
+    values = {n: v for n, v in values.items() if not math.isnan(v)}
+    return max(values, key=lambda n: (values[n], n), default=None)
+
+
+def kept(said: Mapping[int, Mapping[str, Any]], settings: CheckpointConfig, metric: str | None) -> set[int]:
+    """Env steps of the checkpoints that stay; never fewer than the newest, the best and the last finite."""
+    newest = sorted(said)
+    stay = set(newest[-settings.keep_last :])
+    stay |= {n for n in [best(said, metric, settings.best_mode)] if n is not None}
+    stay |= set([n for n in newest if said[n]["finite"]][-1:])
+    if settings.keep_every:
+        stay |= _first_of_each({n: n // settings.keep_every for n in newest})
+    if settings.keep_every_minutes:
+        seconds = 60 * settings.keep_every_minutes
+        stay |= _first_of_each({n: int(said[n]["elapsed_seconds"] // seconds) for n in newest})
+    return stay
+
+
+def _first_of_each(interval: Mapping[int, int]) -> set[int]:
+    """The first at or behind each multiple, of checkpoints in order and the interval that each is in."""
+    first: dict[int, int] = {}
+    for n, i in interval.items():
+        first.setdefault(i, n)
+    return {n for i, n in first.items() if i}
+
+
+def newest_good(directory: Path) -> tuple[dict[str, np.ndarray], dict[str, Any], dict[Path, str]]:
+    """The newest checkpoint that is whole, and what is wrong with each newer one.
+
+    Raises:
+      Damaged: none is whole; says what is wrong with each.
+      FileNotFoundError: there is none at all.
+    """
+    bad: dict[Path, str] = {}
+    for path in reversed(found(directory).values()):
+        try:
+            arrays, manifest = checkpoint.load(path)
+            if place(directory, manifest["env_steps"]) != path:
+                raise Damaged(f"manifest.json is of {manifest['env_steps']} env steps")
+            return arrays, manifest, bad
+        except Damaged as error:
+            bad[path] = str(error)
+    if not bad:
+        raise FileNotFoundError(directory)
+    raise Damaged("; ".join(f"{path.name}: {why}" for path, why in bad.items()))
+
+
+def set_aside(path: Path) -> Path:
+    """Rename a checkpoint that is not to be resumed from; nothing in it is deleted."""
+    number = 0
+    while os.path.lexists(aside := path.with_name(f"{path.name}.set-aside{f'-{number}' if number else ''}")):
+        number += 1
+    os.rename(path, aside)
+    return aside
+
+
+class Committer:
+    """Saves checkpoints in a thread of its own, one after the other, while training goes on.
+
+    Args:
+      run: the run's directory; logs in it are named relative to it.
+      settings: what stays.
+      metric: whose best stays, or None.
+      earlier: lengths of the logs of earlier processes, by name.
+    """
+
+    def __init__(
+        self, run: Path, settings: CheckpointConfig, metric: str | None, earlier: Mapping[str, int]
+    ) -> None:
+        self._earlier = dict(earlier)
+        self.directory = run / "checkpoints"
+        self.directory.mkdir(exist_ok=True)
+        self._run, self._settings, self._metric = run, settings, metric
+        self._pool = ThreadPoolExecutor(1, "jaxtrain-checkpoint")
+        self._job: Future[None] | None = None
+        self.last: Path | None = None  # the newest that is on disk
+        self.written: list[float] = []  # seconds that each took to be on disk
+
+    def submit(self, draft: Draft) -> None:
+        """Begin to save; waits for the one before, and raises what went wrong with it."""
+        self.wait()
+        self._job = self._pool.submit(self._commit, draft)
+
+    def check(self) -> None:
+        """Raise what went wrong with a save that has ended; waits for none."""
+        if self._job is not None and self._job.done():
+            self.wait()
+
+    def wait(self) -> None:
+        """Return once nothing is left to save.
+
+        Raises:
+          OSError: naming the path and the errno, if it could not be saved.
+        """
+        job, self._job = self._job, None
+        if job is not None:
+            job.result()
+
+    def close(self) -> None:
+        """End the thread, after what it is at."""
+        self._pool.shutdown(wait=True)
+
+    def _commit(self, draft: Draft) -> None:
+        begun = time.perf_counter()
+        logs = dict(self._earlier)
+        for path, size in draft.lengths().items():
+            if path.resolve().is_relative_to(self._run):
+                disk.fsync(path)
+                logs[path.resolve().relative_to(self._run).as_posix()] = size
+        if draft.needed is not None and draft.needed.relative_to(self._run).as_posix() not in logs:
+            return  # its sink has failed: the run ends at the next boundary, with that error
+        on_host = draft.arrays()
+        target = place(self.directory, draft.env_steps)
+        manifest = {**draft.facts(on_host), "finite": _finite(on_host), "logs": logs}
+        checkpoint.save(target, on_host, manifest)
+        try:
+            checkpoint.verify(target)  # none older goes before this one is known to be good
+        except Damaged as error:
+            raise OSError(errno.EIO, f"not what was written: {error}", str(target)) from error
+        self.last = target
+        said = manifests(self.directory)
+        for env_steps in said.keys() - kept(said, self._settings, self._metric):
+            # Under another name first: what is half deleted must not look like a checkpoint.
+            doomed = self.directory / f"{disk.PART}{env_steps}"
+            os.rename(place(self.directory, env_steps), doomed)
+            shutil.rmtree(doomed)
+        self.written.append(time.perf_counter() - begun)
+
+
+def _finite(arrays: Mapping[str, np.ndarray]) -> bool:
+    """Whether the agents hold neither NaN nor infinity; elsewhere in a state NaN means "not known yet"."""
+    agents = [x for name, x in arrays.items() if name.startswith("state.agent")]
+    return all(bool(np.isfinite(x).all()) for x in agents if x.dtype.kind in "fc" or "float" in x.dtype.name)
+
+
+def best_metric(trainer: Trainer) -> str | None:
+    """The metric whose best checkpoint stays; None for none."""
+    config: Config = trainer.config
+    if config.checkpoint.best == AUTO:
+        return BEST if config.interval("evaluation") else None
+    return None if config.checkpoint.best == NONE else config.checkpoint.best
+
+
+def check_metric(metric: str | None, metrics: Mapping[str, Any]) -> None:
+    """Raise a ConfigError if `checkpoint.best` names a metric that the run has not."""
+    if metric is not None and metric not in metrics:
+        rule = "no such metric" + nearest(metric, metrics)
+        raise ConfigError([Problem("checkpoint.best", metric, rule)])
+
+
+def minutes(settings: CheckpointConfig) -> int | None:
+    """How old the last checkpoint may become; None for any age."""
+    return min((m for m in (settings.every_minutes, settings.keep_every_minutes) if m), default=None)
+
+
+def due(trainer: Trainer) -> set[int]:
+    """The updates after which a checkpoint is due; there is one before the first, too."""
+    per, updates = trainer.env_steps_per_update, trainer.num_updates
+    schedule = finish()
+    for interval in (trainer.config.interval("checkpoint"), trainer.config.checkpoint.keep_every):
+        if 0 < interval <= per * updates:
+            schedule |= every(interval)
+    return set(schedule.updates(per, updates))

@@ -1,0 +1,117 @@
+"""What a run will do, before it does: its length, when each event fires, what is saved, how much memory.
+
+In: a config. Out: text. Compiles the program for its memory, and runs nothing.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxtrain.config.schema import CheckpointConfig, Config
+from jaxtrain.loop.train import program
+from jaxtrain.loop.trainer import Trainer
+from jaxtrain.runs import manager
+
+
+def plan(config: Config) -> str:
+    """The plan of a run, for people to read.
+
+    Raises:
+      ConfigError: as `train` would.
+    """
+    trainer = Trainer(config)
+    per, updates = trainer.env_steps_per_update, trainer.num_updates
+    lines = [
+        f"environment   {config.env.id}, {config.env.num_envs:,} in lockstep",
+        f"algorithm     {trainer.algorithm.name}",
+        f"updates       {updates:,} of {per:,} env steps ({config.env.num_envs:,} environments x "
+        f"{trainer.algorithm.rollout_length} steps)",
+        f"env steps     {updates * per:,}",
+        "",
+        f"{'event':<24} {'times':>9}  env steps",
+    ]
+    for event in trainer.events:
+        due = trainer.timetable[event.name]
+        lines.append(f"{event.name:<24} {len(due):>9,}  {_env_steps(due, per)}   ({event.schedule})")
+    for hook in trainer.collector.on_reset:
+        lines.append(f"{hook.name:<24} {'':>9}  at each episode's start")
+    for hook in trainer.collector.on_step:
+        low, high = hook.every
+        lines.append(f"{hook.name:<24} {'':>9}  every {low} to {high} steps of an episode")
+    return "\n".join([*lines, "", *_checkpoints(trainer, config.checkpoint), *_memory(trainer, config)])
+
+
+def _env_steps(updates: Iterable[int], per: int) -> str:
+    at = [f"{u * per:,}" for u in updates]
+    return " ".join(at if len(at) <= 6 else [*at[:3], "…", *at[-2:]])
+
+
+def _checkpoints(trainer: Trainer, settings: CheckpointConfig) -> list[str]:
+    """When a run in a directory is saved, and what of that stays."""
+    marks, metric = sorted({0, *manager.due(trainer)}), manager.best_metric(trainer)
+    when = list[str]()
+    stay = [f"the last {settings.keep_last}"]
+    minutes = manager.minutes(settings)
+    if minutes is not None:
+        when.append(f"when the last is {minutes} minutes old")
+    if metric is not None:
+        when.append(f"at each best {metric}")
+        stay.append("the best")
+    if settings.keep_every:
+        stay.append(f"the first of every {settings.keep_every:,} env steps")
+    if settings.keep_every_minutes:
+        stay.append(f"the first of every {settings.keep_every_minutes} minutes")
+    lines = [f"in a directory, at {_env_steps(marks, trainer.env_steps_per_update)} env steps"]
+    lines += [f"also {' and '.join(when)}"] if when else []
+    lines += [f"of them stay: {', '.join(stay)}"]
+    return [f"{'' if i else 'checkpoints':<14}{line}" for i, line in enumerate(lines)]
+
+
+def _memory(trainer: Trainer, config: Config) -> list[str]:
+    state = _size(jax.eval_shape(trainer.new, jax.random.key(0)))
+    leaves = jax.tree.map(lambda x: jnp.asarray(x, jnp.result_type(float)), config)
+    jitted: Any = program((), False)
+    compiled = jitted.lower(leaves, jax.random.key(0), jnp.int32(0)).compile()
+    analysis = compiled.memory_analysis()
+    lines = [f"state         {_bytes(state)} a seed"]
+    if analysis is None:
+        return [*lines, "the program's memory cannot be told on this backend"]
+    whole = analysis.temp_size_in_bytes + analysis.output_size_in_bytes + analysis.argument_size_in_bytes
+    device = jax.devices()[0]
+    room = _room(device)
+    lines.append(f"program       {_bytes(whole)} a seed while it runs, history included")
+    if room:
+        lines.append(
+            f"device        {device.device_kind}, {_bytes(room)}: "
+            f"room for about {room // whole:,} seeds at once"
+        )
+    return lines
+
+
+def _size(tree: Any) -> int:
+    def one(x: Any) -> int:
+        width = 8 if jnp.issubdtype(x.dtype, jax.dtypes.prng_key) else x.dtype.itemsize
+        return int(np.prod(x.shape, dtype=np.int64)) * width
+
+    return sum(map(one, jax.tree.leaves(tree)))
+
+
+def _room(device: Any) -> int:
+    """Bytes: the device's limit, or this machine's memory for a CPU."""
+    if device.platform == "cpu":
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return int((device.memory_stats() or {}).get("bytes_limit", 0))
+
+
+def _bytes(count: int) -> str:
+    size, units = float(count), iter(("bytes", "KiB", "MiB", "GiB", "TiB"))
+    unit = next(units)
+    while size >= 1024 and unit != "TiB":
+        size, unit = size / 1024, next(units)
+    return f"{size:.0f} {unit}" if unit == "bytes" else f"{size:.1f} {unit}"

@@ -1,0 +1,161 @@
+"""The programs of a run in a directory, compiled ahead: begin, advance by any number of updates, copy.
+
+In: a config, events, how many seeds. Out: functions of a state and a history. They are the loop of `train`
+and end in its bits, however the run is cut. Knows nothing of files, signals or checkpoints.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.experimental.compilation_cache.compilation_cache import reset_cache
+
+from jaxtrain.config.schema import Config
+from jaxtrain.events.event import Part
+from jaxtrain.loop.all_seeds import History
+from jaxtrain.loop.state import TrainState
+from jaxtrain.loop.train import door
+from jaxtrain.loop.trainer import Trainer
+from jaxtrain.runs import snapshot
+from jaxtrain.tree import Packing
+from jaxtrain.types import Key
+
+SMALL = 65_536  # up to so many entries arrays are copied together: each copy to the host is a halt
+
+
+class Compiled:
+    """A run's programs.
+
+    Args:
+      config: with plain rates.
+      keys: one key, or keys [S].
+      run: `Door.id` of whom the reports are for; 0 is nobody.
+      fresh: whether `start` will be called.
+    """
+
+    def __init__(
+        self, config: Config, events: Sequence[Part], keys: Key, run: int, *, fresh: bool = False
+    ) -> None:
+        # As `train` does under vmap: every rate has the seed axis.
+        shape, axis = keys.shape, 0 if keys.ndim else None
+        self._config = jax.tree.map(
+            lambda x: jnp.broadcast_to(jnp.asarray(x, jnp.result_type(float)), (*shape, *jnp.shape(x))),
+            config,
+        )
+        self._keys, self._run, self._num_updates = keys, jnp.int32(run), config.num_updates
+
+        def start(config: Config, keys: Key, run: Any) -> tuple[TrainState, History]:
+            trainer = Trainer(config, events, config_axis=axis)
+            state = trainer.new(keys)
+            state, history = trainer.start(state, trainer.history(state), door(run, keys.ndim == 1))
+            assert history is not None  # as it was given one
+            return state, history
+
+        def advance(config: Config, state: TrainState, history: History, run: Any, num_updates: Any) -> Any:
+            trainer = Trainer(config, events, config_axis=axis)
+            return trainer.advance(state, history, num_updates, door(run, keys.ndim == 1))
+
+        begun = jax.jit(start).lower(self._config, keys, self._run)
+        shapes = begun.out_info
+        self._start = begun.compile() if fresh else None
+        one = jax.ShapeDtypeStruct((), jnp.int32)
+        lowered = jax.jit(advance, donate_argnums=(1, 2)).lower(self._config, *shapes, self._run, one)
+        self._advance = lowered.compile()
+        named = jax.eval_shape(snapshot.arrays, *shapes)
+        self._names, self._packing = list(named), Packing(list(named.values()), SMALL)
+
+        def copy(state: TrainState, history: History) -> list[jax.Array]:
+            found = snapshot.arrays(state, history)
+            return self._packing.pack([found[name] for name in self._names])
+
+        self._copy = jax.jit(copy).lower(*shapes).compile()
+
+    def start(self) -> tuple[TrainState, History]:
+        """A fresh state and history, startup events fired."""
+        assert self._start is not None  # by `fresh`
+        return self._start(self._config, self._keys, self._run)
+
+    def advance(self, state: TrainState, history: History, num_updates: int) -> tuple[TrainState, History]:
+        """`num_updates` updates with their events. The arguments' memory is used again: they are gone."""
+        end = int(state.clock) + num_updates
+        state, history = self._advance(self._config, state, history, self._run, np.int32(num_updates))
+        if int(state.clock) < end:  # every seed has stopped; what is left is what happens at the run's end
+            last = end == self._num_updates
+            state = state.replace(clock=jnp.int32(end - last))
+            if last:
+                state, history = self._advance(self._config, state, history, self._run, np.int32(1))
+        return state, history
+
+    def copy(self, state: TrainState, history: History) -> Callable[[], dict[str, np.ndarray]]:
+        """Begin to copy on the device, into memory that `advance` leaves alone.
+
+        Returns:
+          A function that waits for the copies and brings them to the host by name, from any thread.
+        """
+        packed = self._copy(state, history)
+        return lambda: dict(zip(self._names, self._packing.unpack(packed), strict=True))
+
+
+# Where XLA keeps which kernels were the fastest, inside of JAX's cache directory; JAX's name for it.
+_TUNED = "xla_gpu_per_fusion_autotune_cache_dir"
+
+
+@contextmanager
+def compilation_cache(wanted: bool, run: Path) -> Generator[None]:
+    """Keep what compiles in the user's cache directory, unless JAX has been told of another.
+
+    A run that is resumed then starts without compiling; jax 0.10 keeps no program that calls the host. On
+    a GPU a compilation chooses kernels by timing them, and two of them may choose differently, which moves
+    bits. So what was chosen stays with the run, and holds for whatever machine it goes on on.
+
+    Args:
+      run: the run's directory.
+    """
+    config: Any = jax.config
+    enabled, old = config.jax_enable_compilation_cache, config.jax_compilation_cache_dir
+    place = old or _cache_directory() if wanted else old
+    config.update("jax_enable_compilation_cache", wanted and enabled)
+    config.update("jax_compilation_cache_dir", place)
+    reset_cache()  # else it stays as it was at this process's first compilation
+    if wanted and enabled and place is not None:
+        _copy_missing(run / "autotune", Path(place) / _TUNED)
+    try:
+        yield
+    finally:
+        config.update("jax_enable_compilation_cache", enabled)
+        config.update("jax_compilation_cache_dir", old)
+        reset_cache()
+
+
+def keep_tuning(run: Path) -> None:
+    """Keep with a run, once all is compiled, which kernels its programs are made of; nothing on a CPU."""
+    config: Any = jax.config
+    if config.jax_enable_compilation_cache and config.jax_compilation_cache_dir is not None:
+        _copy_missing(Path(config.jax_compilation_cache_dir) / _TUNED, run / "autotune")
+
+
+def _copy_missing(source: Path, target: Path) -> None:
+    for path in sorted(source.rglob("*")):
+        copy = target / path.relative_to(source)
+        if path.is_file() and not path.is_symlink() and not copy.exists():
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            part = copy.with_name(f".part-{os.getpid()}-{path.name}")
+            shutil.copyfile(path, part)
+            os.replace(part, copy)
+
+
+def _cache_directory() -> str | None:
+    place = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "jaxtrain" / "xla"
+    try:
+        place.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        return None  # a home that cannot be written is no reason not to train
+    return str(place) if os.access(place, os.W_OK) else None

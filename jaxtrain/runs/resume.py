@@ -1,0 +1,424 @@
+"""Where a run begins or goes on: its config, its seeds, and the checkpoint that it goes on from, if any.
+
+In: what the caller asks for, and a directory. Out: an `Origin`. Refuses, before anything is changed on disk,
+what would not be the same run.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import secrets
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxtrain.config import yaml as files
+from jaxtrain.config.schema import INTERVALS, Config, load_config, resolved, to_dict
+from jaxtrain.errors import MISSING, ConfigError, Problem
+from jaxtrain.events.event import Part
+from jaxtrain.loop.all_seeds import History
+from jaxtrain.loop.state import TrainState
+from jaxtrain.loop.trainer import Trainer
+from jaxtrain.random import as_key
+from jaxtrain.runs import directory as rundir
+from jaxtrain.runs import disk, manager, snapshot
+from jaxtrain.runs.checkpoint import Damaged
+from jaxtrain.runs.directory import CHECKPOINTS, CONFIG, LOG, RUN, inside, read_about
+from jaxtrain.types import Key
+
+# What may differ between two starts of one run: it moves no bit of what is learned up to a given update.
+MAY_CHANGE = (
+    "total_env_steps",
+    "anneal_env_steps",
+    "logging.every",
+    "logging.sinks",
+    "logging.tensorboard",
+    "logging.wandb",
+    "checkpoint",
+)
+NO_LOGS = (CHECKPOINTS, CONFIG, RUN, "lock", "README.md")  # files of a run that nothing is appended to
+
+
+@dataclasses.dataclass(frozen=True)
+class Found:
+    """The newest whole checkpoint of a run."""
+
+    arrays: dict[str, np.ndarray]
+    manifest: dict[str, Any]
+    bad: dict[Path, str]  # newer ones, and what is wrong with them
+
+    @property
+    def env_steps(self) -> int:
+        return self.manifest["env_steps"]
+
+
+def stored_config(directory: Path, overrides: Sequence[str] = ()) -> Config:
+    """The config of a run, and what is to be otherwise.
+
+    Raises:
+      ConfigError: it cannot be read; for one that only Python can make, says to call `launch`.
+    """
+    path = inside(directory, CONFIG)
+    try:
+        load_config(path)
+    except ConfigError as error:
+        rule = (
+            f"cannot be read back; if it has objects from Python, give the config itself to `launch`, or to "
+            f"`load_policy` as config=. {CONFIG}: {error}"
+        )
+        raise ConfigError([Problem(f"directory {str(directory)!r}", MISSING, rule)]) from None
+    return load_config(path, overrides)
+
+
+def reconcile(
+    directory: Path, config: Config, events: Sequence[str], saved: Mapping[str, Any] | None
+) -> tuple[Config, list[str]]:
+    """The config with what was left unset as the run has it, and notes for the user.
+
+    Args:
+      saved: the config as the checkpoint has it, against which that in the directory may have been edited.
+
+    Raises:
+      ConfigError: a line for everything that makes it another run.
+    """
+    stored = files.read(inside(directory, CONFIG))
+    parts = {name: getattr(config, name) for name in INTERVALS if getattr(config, name).every is None}
+    kept = {n: dataclasses.replace(p, every=stored.get(n, {}).get("every")) for n, p in parts.items()}
+    total, old_total = config.total_env_steps, int((saved or stored)["total_env_steps"])
+    notes: list[str] = []
+    anneal = config.anneal_env_steps or stored.get("anneal_env_steps")
+    if total != old_total and anneal is None:
+        anneal = old_total
+        notes.append(
+            f"total_env_steps is {total}, was {old_total}: rates that anneal do so over the first {anneal} "
+            f"env steps, as before, and stay at their final value, where one of 0 learns no more; "
+            f"anneal_env_steps sets another length"
+        )
+    config = resolved(dataclasses.replace(config, **kept, anneal_env_steps=anneal))
+    problems = differences(saved or stored, config)
+    said = read_about(directory).get("events", [])
+    if list(events) != said:
+        problems.append(Problem("events", list(events), f"the run was launched from Python with {said!r}"))
+    if problems:
+        rule = (
+            f"the run in {str(directory)!r} goes on with what it has; give another directory for another run"
+        )
+        raise ConfigError([*problems, Problem("resume", MISSING, rule)])
+    return config, notes
+
+
+def differences(saved: Mapping[str, Any], config: Config) -> list[Problem]:
+    """A line for everything that makes a config another run's than the saved one."""
+    old, new = _flat(saved), _flat(to_dict(config))
+    return [
+        Problem(name, new.get(name, "nothing"), f"the run has {old.get(name, 'nothing')!r}")
+        for name in sorted(old.keys() | new.keys())
+        if old.get(name, "nothing") != new.get(name, "nothing")
+        and not any(name == may or name.startswith(f"{may}.") for may in MAY_CHANGE)
+    ]
+
+
+def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:
+    if isinstance(tree, Mapping) and tree:
+        return {k: v for name, x in tree.items() for k, v in _flat(x, f"{prefix}{name}.").items()}
+    return {prefix.removesuffix("."): tree}
+
+
+def find(directory: Path) -> Found | None:
+    """The newest whole checkpoint; None for a run that was killed before its first.
+
+    Raises:
+      ConfigError: there are checkpoints, or were, and none is whole.
+    """
+    place = inside(directory, CHECKPOINTS)
+    try:
+        found = Found(*manager.newest_good(place))
+        _check_logs(directory, found.manifest.get("logs"))
+        return found
+    except FileNotFoundError:
+        if _has_updates(inside(directory, LOG)):
+            rule = f"its log goes on, but {CHECKPOINTS}/ is empty"
+        else:
+            return None
+    except Damaged as error:
+        rule = f"no checkpoint of it is whole: {error}"
+    rule += "; restore one from a backup, or begin anew in another directory. Nothing was changed"
+    raise ConfigError([Problem(f"directory {str(directory)!r}", MISSING, rule)])
+
+
+def _check_logs(directory: Path, logs: Any) -> None:
+    """Raise a ConfigError for logs of a manifest that are no files which may be cut back to a length."""
+    sound = isinstance(logs, dict)
+    for name, length in logs.items() if isinstance(logs, dict) else ():
+        sound = sound and type(length) is int and length >= 0 and "\0" not in name
+        if sound:
+            path = inside(directory, name)
+            own = path.relative_to(directory).parts[:1]
+            sound = own not in ((), *((n,) for n in NO_LOGS)) and not path.is_dir()
+    if not sound:
+        rule = f"a checkpoint's manifest has logs that are none: {logs!r}"[:300]
+        raise ConfigError([Problem(f"directory {str(directory)!r}", MISSING, rule)])
+
+
+def _has_updates(log: Path) -> bool:
+    """Whether anything was logged after the first checkpoint, which is that of a run's very beginning."""
+    try:
+        with log.open(encoding="utf-8") as lines:
+            return any('"update": 0,' not in line for line in lines if line.endswith("\n"))
+    except (FileNotFoundError, UnicodeDecodeError):
+        return False
+
+
+def rewind(directory: Path, logs: Mapping[str, int]) -> list[str]:
+    """Cut every log back to its length at a checkpoint; those that did not exist then go.
+
+    Returns:
+      A sentence for each that is shorter than it was, whose rows are lost.
+    """
+    lost: list[str] = []
+    for name, length in logs.items():
+        path = inside(directory, name)
+        size = path.stat().st_size if path.is_file() else -1
+        if size < length:
+            lost.append(
+                f"{name} had {length} bytes at the checkpoint and has {max(size, 0)}: rows are missing"
+            )
+        else:
+            disk.cut(path, length)
+    later = [inside(directory, LOG), *inside(directory, "tensorboard").rglob("*tfevents*")]
+    for path in later:
+        if path.is_file() and path.relative_to(directory).as_posix() not in logs:
+            path.unlink()
+    return lost
+
+
+@dataclass(frozen=True)
+class Seeds:
+    """Which seeds a run has."""
+
+    seed: int | None  # of `jax.random.key`; None where a key was given
+    key: tuple[str, tuple[int, ...]] | None  # its kind and its words
+    num_seeds: int
+    chosen: tuple[int, ...] | None = None  # of those; None is all
+
+    @property
+    def count(self) -> int:
+        return self.num_seeds if self.chosen is None else len(self.chosen)
+
+    @property
+    def all(self) -> tuple[int, ...]:
+        """Their numbers, from 0 to `num_seeds` - 1."""
+        return tuple(range(self.num_seeds)) if self.chosen is None else self.chosen
+
+    def narrowed(self, asked: Mapping[str, Any]) -> Seeds:
+        """Some of these seeds.
+
+        Raises:
+          ConfigError: others are asked for.
+        """
+        problems = [
+            Problem(name, value, f"the run has {getattr(self, name)!r}")
+            for name, value in asked.items()
+            if name != "chosen" and value != getattr(self, name)
+        ]
+        absent = [s for s in asked.get("chosen", ()) if s not in self.all]
+        if absent:
+            problems.append(Problem("seeds", absent, f"the run has {list(self.all)}"))
+        if problems:
+            raise ConfigError(problems)
+        return dataclasses.replace(self, chosen=asked.get("chosen", self.chosen))
+
+    def keys(self) -> jax.Array:
+        """One key, or keys [count]."""
+        if self.key is None:
+            assert self.seed is not None  # one of the two is given
+            root = jax.random.key(self.seed)
+        else:
+            root = jax.random.wrap_key_data(jnp.array(self.key[1], jnp.uint32), impl=self.key[0])
+        keys = root[None] if self.num_seeds == 1 else jax.random.split(root, self.num_seeds)
+        keys = keys if self.chosen is None else keys[np.array(self.chosen)]
+        return keys[0] if self.count == 1 else keys
+
+    def about(self) -> dict[str, Any]:
+        """As `run.json` has it."""
+        return {
+            "seed": self.seed,
+            "key": None if self.key is None else [self.key[0], list(self.key[1])],
+            "num_seeds": self.num_seeds,
+            "seeds": None if self.chosen is None else list(self.chosen),
+        }
+
+    @classmethod
+    def of(cls, about: Mapping[str, Any]) -> Seeds:
+        """What `run.json` says."""
+        key, chosen = about["key"], about["seeds"]
+        return cls(
+            about["seed"],
+            None if key is None else (key[0], tuple(key[1])),
+            about["num_seeds"],
+            None if chosen is None else tuple(chosen),
+        )
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What to run, and from where."""
+
+    config: Config
+    seeds: Seeds
+    about: dict[str, Any]  # for `run.json`
+    arrays: dict[str, np.ndarray]  # of the checkpoint to go on from, of these seeds; empty for a beginning
+    manifest: dict[str, Any]  # of that checkpoint
+    own: Found | None  # that checkpoint, if it is of this very directory
+    notes: list[str]  # for the user
+
+    @property
+    def resumed_at(self) -> int | None:
+        """Env steps of this run's own checkpoint."""
+        return None if self.own is None else self.own.env_steps
+
+
+def asked_seeds(
+    seed: int | None, key: Key | None, num_seeds: int | None, seeds: Sequence[int] | None
+) -> dict[str, Any]:
+    """The fields of `Seeds` that were given."""
+    problems: list[Problem] = []
+    if seed is not None and key is not None:
+        problems.append(Problem("seed", seed, "give a seed or a key, not both"))
+    if num_seeds is not None and num_seeds < 1:
+        problems.append(Problem("num_seeds", num_seeds, "needs an int >= 1"))
+    if seeds is not None and (not seeds or min(seeds) < 0 or len(set(seeds)) < len(seeds)):
+        problems.append(Problem("seeds", list(seeds), "needs different ints >= 0"))
+    if problems:
+        raise ConfigError(problems)
+    asked: dict[str, Any] = {} if num_seeds is None else {"num_seeds": num_seeds}
+    if key is not None:
+        key = as_key(key)
+        words = np.asarray(jax.random.key_data(key)).reshape(-1).tolist()
+        asked |= {"seed": None, "key": (str(jax.random.key_impl(key)), tuple(words))}
+    elif seed is not None:
+        asked |= {"seed": seed, "key": None}
+    if seeds is not None:
+        asked["chosen"] = tuple(int(s) for s in seeds)
+    return asked
+
+
+def anew(
+    config: Config, events: Sequence[Part], asked: Mapping[str, Any], start_from: str | Path | None
+) -> Origin:
+    """A run of its own, from the beginning or from a checkpoint of another."""
+    arrays, manifest, notes, source = {}, {}, list[str](), None
+    if start_from is None:
+        seeds = dataclasses.replace(Seeds(0, None, 1), **asked)
+        config = resolved(config)
+    else:
+        place = Path(start_from)
+        stored, found = Seeds.of(rundir.read_about(place)), find(place)
+        if found is None:
+            raise ConfigError([Problem("start_from", str(place), "holds no checkpoint yet")])
+        config, notes = reconcile(place, config, _described(events), found.manifest.get("config"))
+        _check_length(config, place, found)
+        notes.append(f"beginning from {found.env_steps:,} env steps of {place}; the log of before is there")
+        if found.env_steps == config.total_env_steps:
+            notes.append(
+                "that is all of its env steps: only to save is left; total_env_steps makes it longer"
+            )
+        seeds, arrays, manifest = stored.narrowed(asked), found.arrays, found.manifest
+        source = {"directory": str(place.resolve()), "env_steps": found.env_steps}
+        if seeds.all != stored.all:
+            arrays = snapshot.of_seeds(arrays, [stored.all.index(s) for s in seeds.all])
+    outside = [s for s in seeds.all if s >= seeds.num_seeds]
+    if outside:
+        raise ConfigError([Problem("seeds", outside, f"needs ints below num_seeds = {seeds.num_seeds}")])
+    about = {
+        "id": secrets.token_hex(4),
+        "created": rundir.now(),
+        **seeds.about(),
+        "start_from": source,
+        "events": _described(events),
+        "starts": [],
+    }
+    return Origin(config, seeds, about, arrays, manifest, None, notes)
+
+
+def again(place: Path, config: Config, events: Sequence[Part], asked: Mapping[str, Any]) -> Origin | None:
+    """The run that a directory holds, from its newest whole checkpoint; None if there is none to speak of."""
+    found = find(place)
+    said, configured = ((place / name).exists() for name in (rundir.RUN, rundir.CONFIG))
+    foreign = [name for name in (rundir.CONFIG, rundir.LOG) if not said and (place / name).exists()]
+    if foreign:  # a run says what it is before it writes anything else
+        rule = f"holds a {foreign[0]} that is no run's, which a run would replace; give another"
+        raise ConfigError([Problem(f"directory {str(place)!r}", MISSING, rule)])
+    if found is None and not (said and configured):
+        return None
+    about = rundir.read_about(place)
+    saved = found.manifest.get("config") if found else None
+    seeds, (config, notes) = Seeds.of(about), reconcile(place, config, _described(events), saved)
+    rule = f"the run in {str(place)!r} has {{!r}}; another run needs another directory"
+    has = {"seed": seeds.seed, "key": seeds.key, "num_seeds": seeds.num_seeds, "seeds": seeds.all}
+    wanted = {"seeds" if name == "chosen" else name: value for name, value in asked.items()}
+    problems = [
+        Problem(name, value, rule.format(has[name])) for name, value in wanted.items() if value != has[name]
+    ]
+    if problems:
+        raise ConfigError(problems)
+    if found is None:  # killed before its first checkpoint
+        source, given = (
+            about["start_from"],
+            {f.name: getattr(seeds, f.name) for f in dataclasses.fields(seeds)},
+        )
+        begun = anew(config, events, given, source and source["directory"])
+        return dataclasses.replace(begun, about=about, notes=notes)
+    _check_length(config, place, found)
+    return Origin(config, seeds, about, found.arrays, found.manifest, found, notes)
+
+
+def _check_length(config: Config, place: Path, found: Found) -> None:
+    if found.env_steps > config.total_env_steps:
+        rule = (
+            f"the run in {str(place)!r} has done {found.env_steps} env steps; needs at least that, "
+            f"or another directory for another run"
+        )
+        raise ConfigError([Problem("total_env_steps", config.total_env_steps, rule)])
+
+
+def _described(events: Sequence[Part]) -> list[str]:
+    return [f"{type(e).__name__} {e.name}: {getattr(e, 'schedule', '')}".rstrip(": ") for e in events]
+
+
+def restored(origin: Origin, trainer: Trainer, events: Sequence[Part]) -> tuple[TrainState, History]:
+    """The state and the history of the checkpoint that `origin` goes on from.
+
+    Raises:
+      ConfigError: it does not fit the program; has a line for each array.
+    """
+    said = origin.manifest
+    logging_then = dataclasses.replace(origin.config.logging, every=said["logging_every"])
+    then = dataclasses.replace(origin.config, total_env_steps=said["total_env_steps"], logging=logging_then)
+    state, history = shapes(trainer, origin.seeds)
+    try:
+        return snapshot.restore(
+            origin.arrays,
+            state,
+            history,
+            marks=trainer.timetable,
+            old_marks=Trainer(then, events).timetable,
+        )
+    except snapshot.Mismatch as error:
+        problems = [Problem(line, MISSING, "does not fit") for line in str(error).splitlines()]
+        raise ConfigError(problems) from None
+
+
+def shapes(trainer: Trainer, seeds: Seeds) -> tuple[TrainState, History]:
+    """Of a run's state and history; nothing is computed."""
+
+    def blank(keys: Key) -> tuple[TrainState, History]:
+        state = trainer.new(keys)
+        return state, trainer.history(state)
+
+    return jax.eval_shape(blank, seeds.keys())

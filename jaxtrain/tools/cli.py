@@ -1,0 +1,294 @@
+"""The command line: `jaxtrain train`, `resume`, `runs`, `evaluate`, `verify`, `plan` and `list`.
+
+In: arguments. Out: an exit code: 0, 2 for a request that cannot be met, 1 for a failure, 130 or 143
+for a run that SIGINT or SIGTERM stopped. What commands do is in `commands.py`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import logging
+import os
+import signal
+import sys
+import warnings
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import jaxtrain
+from jaxtrain.config import schema as configs
+from jaxtrain.config.registry import ALGORITHMS, EVENTS, SINKS, load_object
+from jaxtrain.errors import MISSING, ConfigError, Problem, nearest
+from jaxtrain.runs import signals
+from jaxtrain.runs.resume import MAY_CHANGE
+from jaxtrain.tools import commands
+
+COMMANDS = ("train", "resume", "runs", "evaluate", "verify", "plan", "list")
+# What a command takes besides fields of the config.
+OPTIONS = {
+    "train": ("seed", "num-seeds", "out", "resume", "no-cache"),
+    "resume": ("seeds", "out", "no-cache"),
+    "plan": (),
+}
+EPILOG = """\
+A field of the config is set by its name with dashes, after the file:
+
+  jaxtrain train experiments/cartpole_ppo.yaml --algorithm.learning-rate 3e-4 --env.num-envs 128
+
+exit codes: 0 done, 2 a request that cannot be met (nothing was run or changed), 1 a failure (a seed whose
+metrics are not finite, a log or a checkpoint that could not be written, a damaged checkpoint that `verify`
+finds), 130 and 143 stopped by SIGINT and SIGTERM: saved, unless the second one came
+"""
+RESUMED = f"""\
+What may change:
+
+  {", ".join(f"--{name.replace('_', '-')}" + (".…" if name == "checkpoint" else "") for name in MAY_CHANGE)}
+
+A run made longer keeps the rates that anneal at their final value; with --anneal-env-steps N they anneal
+over the first N env steps.
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; `arguments` are those of the process if left out."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    sys.path.insert(0, str(Path.cwd()))  # `package.module:name` of the user's own
+    parser = _parser()
+    if arguments and not arguments[0].startswith("-") and arguments[0] not in COMMANDS:
+        print(f"jaxtrain: {arguments[0]}: no such command{nearest(arguments[0], COMMANDS)}", file=sys.stderr)
+        return 2
+    options, rest = parser.parse_known_args(arguments)
+    with _messages(), signals.leaving():
+        try:
+            return _run(options, rest)
+        except BrokenPipeError:  # as in `jaxtrain list envs | head -3`
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 128 + signal.SIGPIPE
+
+
+class _Lines(logging.Handler):
+    """Prints to what is standard error by then: a live display puts itself there, to stay below."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        print(self.format(record), file=sys.stderr)
+
+
+@contextmanager
+def _messages() -> Generator[None]:
+    """What the library logs and warns of, as lines on standard error."""
+    logger, handler = logging.getLogger("jaxtrain"), _Lines()
+    handler.setFormatter(logging.Formatter("jaxtrain: %(message)s"))
+    level, propagate, plain = logger.level, logger.propagate, warnings.formatwarning
+
+    def as_line(message: Warning | str, category: type[Warning], *rest: Any) -> str:
+        ours = str(message).startswith("jaxtrain: ")
+        return f"{message}\n" if ours else plain(message, category, *rest)
+
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    logger.propagate = False  # some library gives the root a handler, and every line would come twice
+    warnings.formatwarning = as_line
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)
+        logger.propagate = propagate
+        warnings.formatwarning = plain
+
+
+def _run(options: argparse.Namespace, rest: Sequence[str]) -> int:
+    try:
+        if options.command == "list":
+            if rest:
+                raise ConfigError([Problem(rest[0], MISSING, "`list` takes no more arguments")])
+            print(listing(options.what))
+            return 0
+        if options.command in ("runs", "evaluate", "verify"):
+            if rest:
+                raise ConfigError([Problem(rest[0], MISSING, f"`{options.command}` has no such option")])
+            return getattr(commands, options.command)(options)
+        if options.command == "resume":
+            return commands.resume(_overrides(rest, OPTIONS["resume"]), options)
+        if not Path(options.file).exists():
+            rule = "there is no such file; needs one of YAML, such as experiments/cartpole_ppo.yaml"
+            raise ConfigError([Problem(options.file, MISSING, rule)])
+        if Path(options.file).is_dir():
+            rule = f"is a directory; to go on with the run in it: jaxtrain resume {options.file}"
+            raise ConfigError([Problem(options.file, MISSING, rule)])
+        config = jaxtrain.load_config(options.file, _overrides(rest, OPTIONS[options.command]))
+        if options.command == "plan":
+            from jaxtrain.runs.plan import plan
+
+            print(plan(config))
+            return 0
+        return commands.train(config, options)
+    except ConfigError as error:
+        print(f"jaxtrain: {str(error).replace(chr(10), chr(10) + '          ')}", file=sys.stderr)
+        return 2
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="jaxtrain",
+        description="Train reinforcement-learning agents in JAX, a whole run as one compiled program.",
+    )
+    parser.add_argument("--version", action="version", version=f"jaxtrain {jaxtrain.__version__}")
+    subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    epilog = f"{EPILOG}\nfields, with their defaults:\n{_fields()}"
+
+    def add(name: str, help: str, usage: str, epilog: str | None = None) -> argparse.ArgumentParser:
+        return subparsers.add_parser(
+            name,
+            help=help,
+            description=help,
+            epilog=epilog,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+            usage=f"jaxtrain {name} {usage}",
+        )
+
+    fields, file = "FILE [--field.name VALUE ...]", "a YAML file, such as experiments/cartpole_ppo.yaml"
+    runs = "[--seed N] [--num-seeds S] [--out DIR] [--resume auto|never|must] [--no-cache]"
+    train = add("train", "train, with live logs, in a directory of its own", f"{fields} {runs}", epilog)
+    train.add_argument("file", metavar="FILE", help=file)
+    train.add_argument("--seed", type=_whole(0), metavar="N", help="default 0")
+    train.add_argument("--num-seeds", type=_whole(1), metavar="S", help="agents trained at once, default 1")
+    train.add_argument("--out", metavar="DIR", help="default runs/FILE-DATE-TIME")
+    how = "auto (default): go on if DIR holds this run; never, must: refuse if it does, does not"
+    train.add_argument("--resume", choices=("auto", "never", "must"), default="auto", help=how)
+    again = add(
+        "resume",
+        "go on with a run exactly where it stopped, or for longer",
+        "DIR [--total-env-steps N] [--field.name VALUE ...] [--seeds I,J --out DIR] [--no-cache]",
+        RESUMED,
+    )
+    again.add_argument("directory", metavar="DIR", help="of the run")
+    again.add_argument(
+        "--seeds", type=_numbers, metavar="I,J", help="only these, in a directory of their own"
+    )
+    again.add_argument("--out", metavar="DIR", help="that directory")
+    for command in (train, again):
+        command.add_argument("--no-cache", action="store_true", help="compile anew, keep nothing compiled")
+    listing = add("runs", "list runs: state, progress, last return", "[DIR]")
+    listing.add_argument("root", metavar="DIR", nargs="?", default="runs", help="default runs")
+    evaluate = add(
+        "evaluate",
+        "complete episodes with a saved policy",
+        "DIR [--which best|last|ENV_STEPS] [--seed I] [--num-episodes N]",
+    )
+    evaluate.add_argument("directory", metavar="DIR", help="of the run")
+    evaluate.add_argument(
+        "--which", default="best", metavar="WHICH", help="best (default), last, or env steps"
+    )
+    evaluate.add_argument(
+        "--seed", type=_whole(0), metavar="I", help="one of several, by its number from 0, default all"
+    )
+    evaluate.add_argument("--num-episodes", type=_whole(1), metavar="N", help="default: as in the run")
+    verify = add("verify", "check every checkpoint of a run", "DIR [--replay]")
+    verify.add_argument("directory", metavar="DIR", help="of the run")
+    verify.add_argument("--replay", action="store_true", help="run the last interval again, compare the bits")
+    plan = add("plan", "say what a run would do; run nothing", fields, epilog)
+    plan.add_argument("file", metavar="FILE", help=file)
+    listed = subparsers.add_parser(
+        "list", help="what there is to name in a config", description="What there is to name in a config."
+    )
+    listed.add_argument("what", choices=("envs", "algorithms", "events", "sinks"))
+    return parser
+
+
+def _whole(low: int) -> type[int]:
+    def read(text: str) -> int:
+        value = int(text)
+        if value < low:
+            raise argparse.ArgumentTypeError(f"{value}: needs an int >= {low}")
+        return value
+
+    read.__name__ = "int"
+    return read  # type: ignore[return-value]
+
+
+def _numbers(text: str) -> list[int]:
+    try:
+        return [int(word) for word in text.split(",")]
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r}: needs whole numbers, such as 3,7") from None
+
+
+def _fields() -> str:
+    rows = [
+        (f"--{path.replace('_', '-')} {kind}", f"{help} [{default}]".strip())
+        for path, kind, default, help in configs.describe()
+    ]
+    width = min(44, max(len(left) for left, _ in rows))
+    return "\n".join(f"  {left:<{width}}  {right}" for left, right in rows)
+
+
+def _overrides(rest: Sequence[str], options: Sequence[str]) -> list[str]:
+    """`--env.num-envs 64` and `--env.num-envs=64` as `env.num_envs=64`, which may be said as it is.
+
+    Args:
+      options: what else there is.
+    """
+    paths = [path for path, *_ in configs.describe()]
+    fields = {path.partition(".")[0] for path in paths}
+    found: list[str] = []
+    words = list(rest)
+    while words:
+        word = words.pop(0)
+        if "=" in word and word.partition("=")[0].partition(".")[0] in fields:
+            found.append(word)
+            continue
+        if not word.startswith("--"):
+            raise ConfigError(
+                [Problem(word, MISSING, "needs a field in front of it, as in --env.num-envs 64")]
+            )
+        name, equals, value = word[2:].partition("=")
+        if name.partition(".")[0].replace("-", "_") not in fields:
+            rule = _unknown(name.replace("_", "-"), paths, options)
+            raise ConfigError([Problem(f"--{name}", MISSING, rule)])
+        if not equals:
+            if not words:
+                raise ConfigError([Problem(word, MISSING, "needs a value behind it")])
+            value = words.pop(0)
+        found.append(f"{name.replace('-', '_')}={value}")
+    return found
+
+
+def _unknown(name: str, paths: Sequence[str], options: Sequence[str]) -> str:
+    """What is wrong with an option of that name, and what may have been meant."""
+    if "seeds" in options and name in ("seed", "num-seeds"):
+        return "a run keeps the seeds that it has; --seeds I,J --out DIR goes on with some of them"
+    dashed = [path.replace("_", "-") for path in paths]
+    inner = [path for path in dashed if path.rpartition(".")[2] == name]
+    known = [*options, *sorted({path.partition(".")[0] for path in dashed})]
+    meant = f"; there is --{', --'.join(inner)}" if inner else nearest(name, known)
+    return "no such option or field of the config" + meant
+
+
+def listing(what: str) -> str:
+    """The names of one kind, a line each."""
+    if what == "envs":
+        envs = importlib.import_module("jaxtrain.envs")
+        missing = envs.unavailable()
+        rows = [
+            f"{name:<28} {'not available: ' + missing[name] if name in missing else ''}".rstrip()
+            for name in envs.ids()
+        ]
+        return "\n".join([*rows, "package.module:name            an environment of your own"])
+    if what == "sinks":
+        return "\n".join(SINKS)
+    table = ALGORITHMS if what == "algorithms" else EVENTS
+    rows = []
+    for name, place in sorted(table.items()):
+        doc = (load_object(place).__doc__ or "").strip().splitlines()[0]
+        rows.append(f"{name:<16} {doc}")
+    more = ["package.module:function  one of your own"] if what == "events" else []
+    return "\n".join([*rows, *more])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,154 @@
+"""The commands that run something or look at a run: what `jaxtrain train`, `resume`, `runs` … do.
+
+In: parsed options. Out: text, and an exit code. `cli.py` reads the arguments.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import signal
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jaxtrain.config.schema import Config
+from jaxtrain.errors import MISSING, ConfigError, Problem
+from jaxtrain.runs import directory as rundir
+from jaxtrain.runs.manager import manifests, over_seeds
+from jaxtrain.runs.resume import stored_config
+
+
+def train(config: Config, options: argparse.Namespace) -> int:
+    """Run a config in a directory; one that holds this run already goes on where it stopped."""
+    stamp = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
+    directory = Path(options.out or Path("runs") / f"{Path(options.file).stem}-{stamp}")
+    if directory.is_dir() and not any((directory / name).exists() for name in rundir.HELD):
+        others = sorted(path.name for path in directory.iterdir() if path.name != "lock")
+        if others:
+            some = ", ".join(others[:3]) + (" …" if len(others) > 3 else "")
+            rule = f"holds no run, but {some}; give a new directory or an empty one"
+            raise ConfigError([Problem(f"directory {options.out!r}", MISSING, rule)])
+    given = {"seed": options.seed, "num_seeds": options.num_seeds, "resume": options.resume}
+    return _launch(config, directory, cache=not options.no_cache, **given)
+
+
+def resume(overrides: list[str], options: argparse.Namespace) -> int:
+    """Go on with a run, or with some of its seeds in another directory."""
+    source = Path(options.directory)
+    rundir.read_about(source)  # says so if there is none
+    config = stored_config(source, overrides)
+    if (options.seeds is None) != (options.out is None):
+        rule = "--seeds and --out go together: a run of fewer seeds has a directory and a log of its own"
+        raise ConfigError([Problem("resume", MISSING, rule)])
+    if options.out is not None:
+        place = Path(options.out)
+        return _launch(config, place, cache=not options.no_cache, start_from=source, seeds=options.seeds)
+    return _launch(config, source, cache=not options.no_cache, resume="must")
+
+
+def _launch(config: Config, directory: Path, **given: Any) -> int:
+    from jaxtrain.runs.launch import launch
+
+    try:
+        ending = launch(config, directory, **given)
+    except (FloatingPointError, OSError) as error:
+        print(f"jaxtrain: {error}", file=sys.stderr)
+        if isinstance(error, OSError):
+            print(f"jaxtrain: the last checkpoint is whole; jaxtrain resume {directory}", file=sys.stderr)
+        return 1
+    for seed in ending.non_finite:
+        print(
+            f"jaxtrain: seed {seed} stopped: a metric was not finite; see `non_finite` in the log. Its last "
+            f"finite state is in {ending.checkpoint}",
+            file=sys.stderr,
+        )
+    print(f"files: {directory}/  ({', '.join(sorted(p.name for p in directory.iterdir()))})")
+    if ending.signal is not None:
+        name = signal.Signals(ending.signal).name
+        print(f"jaxtrain: stopped by {name}, saved; to go on: jaxtrain resume {directory}", file=sys.stderr)
+        return 128 + ending.signal
+    return 1 if ending.non_finite else 0
+
+
+def runs(options: argparse.Namespace) -> int:
+    """A line for every run below a directory."""
+    from jaxtrain.runs.index import rows
+
+    if options.root != "runs" and not Path(options.root).is_dir():  # its default need not exist yet
+        raise ConfigError([Problem(f"directory {options.root!r}", MISSING, "there is no such directory")])
+    found = rows(options.root)
+    if not found:
+        print(f"no runs in {options.root}")
+        return 0
+    width = max(3, *(len(str(row.path)) for row in found))
+    head = f"{'seeds':>5}  {'state':<10}  {'done':>5}  {'env steps':>15}  {'last return':>23}  last start"
+    print(f"{'run':<{width}}  {head}")
+    for row in found:
+        last = "" if row.last_return is None else f"{row.last_return:,.1f} ({row.return_of})"
+        done = f"{row.progress:>5.0%}  {row.env_steps:>15,}"
+        print(f"{row.path!s:<{width}}  {row.seeds:>5}  {row.state:<10}  {done}  {last:>23}  {row.started}")
+    return 0
+
+
+def evaluate(options: argparse.Namespace) -> int:
+    """Complete episodes with a saved policy."""
+    from jaxtrain.runs.load import evaluate_saved
+
+    digits = options.which.replace(",", "").replace("_", "")  # as numbers are printed, and written in YAML
+    which = int(digits) if digits.isdecimal() else options.which
+    saved, report = evaluate_saved(options.directory, which, options.seed, num_episodes=options.num_episodes)
+    env_steps, trainer = saved.manifest["env_steps"], saved.trainer
+    per = trainer.env_steps_per_update
+    stopped = np.asarray(saved.state.stopped_at)
+    # Once all seeds have stopped only the end makes a report.
+    awake = trainer.num_updates if (stopped < 0).any() else stopped.max()
+    told = [u for u in trainer.timetable.get("evaluation", ()) if u <= awake or u == trainer.num_updates]
+    marks = [per * u for u in told if per * u <= env_steps]
+    print(f"checkpoint    {env_steps:,} env steps ({which})")
+    logged = f"logged at {marks[-1]:,}" if marks else ""
+    print(f"{'':<14}{'now':<12}{logged:<26}{'each seed' if saved.seeds.count > 1 else ''}".rstrip())
+    for name, values in report.items():
+        each = "" if values.ndim == 0 else ", ".join(f"{v:g}" for v in values)
+        then = saved.state.metrics.get(f"evaluation/{name}") if marks else None
+        before = "" if then is None else _text(over_seeds(then))
+        print(f"{name:<14}{_text(over_seeds(values)):<12}{before:<26}{each}".rstrip())
+    return 0
+
+
+def _text(value: float | None) -> str:
+    return "nan" if value is None else f"{value:g}"
+
+
+def _about(manifest: Mapping[str, Any]) -> str:
+    """A whole checkpoint: why it was made, and what it is judged by."""
+    best = manifest["best"]
+    judged = f"  {best['metric']} {_text(best['value'])}" if best and best["value"] is not None else ""
+    return f"whole  {manifest['reason']:<9}{judged}".rstrip()
+
+
+def verify(options: argparse.Namespace) -> int:
+    """Check every checkpoint of a run; with --replay also that it can be run again to the same bits."""
+    from jaxtrain.runs.load import replay, verdicts
+
+    found: Mapping[Path, str | None] = verdicts(options.directory)
+    said = manifests(Path(options.directory) / rundir.CHECKPOINTS)
+    for path, problem in found.items():
+        print(f"{path.name}  {_about(said[int(path.name)]) if problem is None else problem}")
+    if not found:
+        print("no checkpoint yet")
+    for path in sorted((Path(options.directory) / rundir.CHECKPOINTS).glob("*.set-aside*")):
+        print(f"{path.name}  was found damaged when the run went on; nothing reads it")
+    bad = not found or any(problem is not None for problem in found.values())
+    if options.replay:
+        begun = time.monotonic()
+        before, after, differs = replay(options.directory)
+        verdict = "the same bits" if differs is None else f"differs, first in {differs}"
+        seconds = time.monotonic() - begun
+        print(f"replay from {before:,} to {after:,} env steps: {verdict} ({seconds:.0f} s)")
+        bad |= differs is not None
+    return int(bad)

@@ -1,0 +1,142 @@
+"""What is done to any pytree of arrays, of one seed or of many.
+
+In: pytrees. Out: pytrees: choices by seed, unknown values, comparisons of structure, many arrays as a few.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from jaxtrain.types import PyTree
+
+
+def where(condition: jax.Array, on_true: PyTree, on_false: PyTree) -> PyTree:
+    """Choose by seed: `condition` is bool[] or bool[S], leaves have more axes behind those."""
+
+    def pick(x: jax.Array, y: jax.Array) -> jax.Array:
+        if x is y or x.ndim < condition.ndim:  # the clock
+            return x
+        return jnp.where(condition.reshape(condition.shape + (1,) * (x.ndim - condition.ndim)), x, y)
+
+    return jax.tree.map(pick, on_true, on_false)
+
+
+def unknown(shapes: PyTree) -> PyTree:
+    """Arrays of these shapes that say nothing yet: NaN, and 0 where the dtype has no NaN."""
+
+    def make(x: Any) -> jax.Array:
+        return jnp.full(x.shape, jnp.nan if jnp.issubdtype(x.dtype, jnp.inexact) else 0, x.dtype)
+
+    return jax.tree.map(make, shapes)
+
+
+def inexact(x: Any) -> bool:
+    """Whether the dtype has NaN and infinities."""
+    return jnp.issubdtype(x.dtype, jnp.inexact)
+
+
+def not_finite(leaves: Sequence[jax.Array], seeds: jax.Array) -> jax.Array:
+    """Which of these seeds are not finite in some leaf [..., more axes]: a bool of the shape of `seeds`."""
+    found = jnp.zeros(seeds.shape, bool)
+    for x in filter(inexact, leaves):
+        found |= ~jnp.isfinite(x).all(axis=tuple(range(seeds.ndim, x.ndim)))
+    return found & seeds
+
+
+def same_tree(what: str, old: PyTree, new: PyTree) -> PyTree:
+    """`new`, if it has the structure, shapes and dtypes of `old`.
+
+    Raises:
+      TypeError: while tracing, naming what made it and the first leaf that differs.
+    """
+    old_leaves, new_leaves = jax.tree.leaves_with_path(old), jax.tree.leaves_with_path(new)
+    if jax.tree.structure(old) != jax.tree.structure(new):
+        names = {jax.tree_util.keystr(p) for p, _ in old_leaves} ^ {
+            jax.tree_util.keystr(p) for p, _ in new_leaves
+        }
+        differing = ", ".join(sorted(names)) or "its containers differ"
+        raise TypeError(f"{what} returned another tree than it was given: {differing}")
+    made: list[Any] = []
+    for (path, x), (_, y) in zip(old_leaves, new_leaves, strict=True):
+        x, y = jnp.asarray(x), jnp.asarray(y)
+        fits = x.dtype == y.dtype or (y.weak_type and jnp.result_type(x, y) == x.dtype)
+        if x.shape != y.shape or not fits:
+            was, now = (f"{leaf.dtype}{list(leaf.shape)}" for leaf in (x, y))
+            raise TypeError(f"{what}: {jax.tree_util.keystr(path)} was {was}, is {now}")
+        made.append(y.astype(x.dtype) if y.dtype != x.dtype else y)
+    return jax.tree.unflatten(jax.tree.structure(old), made)
+
+
+@jax.custom_batching.custom_vmap
+def _any(x: jax.Array) -> jax.Array:
+    return jnp.any(x)
+
+
+@_any.def_vmap
+def _any_rule(axis_size: int, in_batched: list[bool], x: jax.Array) -> tuple[jax.Array, bool]:
+    del axis_size, in_batched
+    return _any(x), False
+
+
+def any_over_seeds(x: jax.Array) -> jax.Array:
+    """Whether `x` holds anywhere, for any seed of the surrounding `vmap`s: bool[], never batched.
+
+    A condition on data becomes a `select` under `vmap`, both branches run. Where it only saves work,
+    asking it of all seeds keeps it a `cond`.
+    """
+    return _any(lax.stop_gradient(x))
+
+
+class Packing:
+    """How arrays like these are laid end to end.
+
+    Args:
+      like: anything with a shape and a dtype.
+      largest: entries of an array that is still worth it; a larger one travels by itself.
+    """
+
+    def __init__(self, like: Sequence[Any], largest: int) -> None:
+        self._like = [(tuple(x.shape), np.dtype(x.dtype)) for x in like]
+        groups: dict[Any, list[int]] = {}
+        for i, (shape, dtype) in enumerate(self._like):
+            alone = math.prod(shape) > largest or dtype.kind not in "biuf"
+            groups.setdefault(("alone", i) if alone else dtype.itemsize, []).append(i)
+        self._groups = groups
+
+    def pack(self, values: Sequence[jax.Array]) -> list[jax.Array]:
+        """Traced; what comes out shares no memory with what goes in."""
+        return [
+            jnp.copy(values[group[0]])
+            if isinstance(width, tuple)
+            else jnp.concatenate([_words(values[i], width).reshape(-1) for i in group])
+            for width, group in self._groups.items()
+        ]
+
+    def unpack(self, packed: Sequence[Any]) -> list[np.ndarray]:
+        """What `pack` was given, on the host."""
+        found: dict[int, np.ndarray] = {}
+        for array, (width, group) in zip(packed, self._groups.items(), strict=True):
+            words = np.asarray(array)
+            if isinstance(width, tuple):
+                found[group[0]] = words
+                continue
+            begin = 0
+            for i in group:
+                shape, dtype = self._like[i]
+                end = begin + math.prod(shape)
+                found[i] = words[begin:end].view(dtype).reshape(shape)
+                begin = end
+        return [found[i] for i in range(len(self._like))]
+
+
+def _words(x: jax.Array, width: int) -> jax.Array:
+    if x.dtype == jnp.bool_:
+        return x.astype(jnp.uint8)  # which `bitcast_convert_type` does not take
+    return lax.bitcast_convert_type(x, {1: jnp.uint8, 2: jnp.uint16, 4: jnp.uint32, 8: jnp.uint64}[width])

@@ -1,0 +1,121 @@
+"""What a run has saved comes back as it was: policies, evaluations, single seeds."""
+
+from __future__ import annotations
+
+import json
+
+import jax
+import numpy as np
+import pytest
+
+import jaxtrain
+from jaxtrain.runs.launch import launch
+from jaxtrain.runs.load import evaluate_saved, load_policy, open_saved, replay, verdicts
+from tests.helpers import differing, seed, tiny, tiny_ppo
+
+EVALUATED = {"every": 24, "num_episodes": 3}
+QUIET = {"every": 0, "sinks": ["jsonlines"]}
+ALL = {"every": 8, "keep_last": 99}
+
+
+@pytest.fixture(scope="module")
+def config():
+    return tiny(updates=12, evaluation=EVALUATED, logging=QUIET, checkpoint=ALL)
+
+
+@pytest.fixture(scope="module")
+def single(config, tmp_path_factory):
+    return launch(config, tmp_path_factory.mktemp("single") / "run", seed=5)
+
+
+@pytest.fixture(scope="module")
+def three(config, tmp_path_factory):
+    return launch(config, tmp_path_factory.mktemp("three") / "run", seed=5, num_seeds=3)
+
+
+def evaluations(ending):
+    rows = map(json.loads, (ending.directory / "metrics.jsonl").read_text().splitlines())
+    return {row["env_steps"]: row["values"]["return_mean"] for row in rows if row["name"] == "evaluation"}
+
+
+def test_the_last_state_comes_back_bit_for_bit_with_its_history(single, three, config):
+    for ending in (single, three):
+        saved = open_saved(ending.directory, "last", config=config)
+        assert differing(saved.state, ending.result.state) == []
+
+
+def test_an_evaluation_of_a_checkpoint_gives_the_number_that_was_logged_when_it_was_made(
+    single, three, config
+):
+    for ending in (single, three):
+        for env_steps, logged in evaluations(ending).items():
+            _, report = evaluate_saved(ending.directory, env_steps, config=config)
+            np.testing.assert_array_equal(report["return_mean"], np.float32(logged))
+    for env_steps, logged in evaluations(three).items():
+        _, report = evaluate_saved(three.directory, env_steps, seed=1, config=config)
+        np.testing.assert_array_equal(report["return_mean"], np.float32(logged[1]))
+
+
+def test_the_best_checkpoint_is_that_of_the_best_evaluation(single, three, config):
+    for ending in (single, three):
+        means = {env_steps: np.mean(value) for env_steps, value in evaluations(ending).items()}
+        best = max(means, key=lambda env_steps: (means[env_steps], env_steps))
+        assert open_saved(ending.directory, "best", config=config).manifest["env_steps"] == best
+
+
+def test_a_policy_acts_as_the_agent_it_was_saved_from(three, config):
+    trainer, obs = jaxtrain.Trainer(config), jax.random.normal(jax.random.key(1), (7, 5, 1))
+    for index in range(3):
+        policy = load_policy(three.directory, "last", index, config=config)
+        agent = trainer.policy(seed(index, three.result.state))
+        assert policy.seed == index and policy.env_steps == config.total_env_steps
+        np.testing.assert_array_equal(policy(obs), agent(obs))
+        key = jax.random.key(2)
+        np.testing.assert_array_equal(policy(obs, key), agent(obs, key))
+        assert policy(obs[0, 0]).shape == ()
+
+
+def test_of_several_seeds_the_best_at_that_checkpoint_is_taken(three, config):
+    policy = load_policy(three.directory, "last", config=config)
+    assert policy.seed == np.argmax(three.result.state.metrics["evaluation/return_mean"])
+
+
+def test_a_saved_policy_normalises_as_the_agent_did(tmp_path):
+    algorithm = tiny_ppo(normalize_observations=True)
+    config = tiny(updates=3, algorithm=algorithm, logging=QUIET)
+    ending = launch(config, tmp_path / "run")
+    policy = load_policy(tmp_path / "run", "last", config=config)
+    obs = 100.0 * jax.random.normal(jax.random.key(1), (64, 1))
+    act = jaxtrain.Trainer(config).policy(ending.result.state)
+    key = jax.random.key(0)
+    np.testing.assert_array_equal(policy(obs, key), act(obs, key))
+
+
+@pytest.mark.parametrize(
+    ("which", "index", "message"),
+    [
+        (7, None, r"which = 7: needs 'best', 'last' or one of 0, 8, 16"),
+        ("lats", None, "which = 'lats': needs 'best', 'last'"),
+        ("last", 3, r"seed = 3: the run has \[0, 1, 2\]"),
+    ],
+)
+def test_what_is_not_there_is_named_with_what_is(three, config, which, index, message):
+    with pytest.raises(jaxtrain.ConfigError, match=message):
+        load_policy(three.directory, which, index, config=config)
+
+
+def test_a_run_without_evaluations_has_no_best(tmp_path):
+    config = tiny(updates=2, logging=QUIET)
+    launch(config, tmp_path / "run")
+    with pytest.raises(jaxtrain.ConfigError, match="'last' is the newest"):
+        load_policy(tmp_path / "run", config=config)
+
+
+def test_a_config_that_only_python_can_make_is_asked_for(single):
+    with pytest.raises(jaxtrain.ConfigError, match="objects from Python"):
+        load_policy(single.directory)
+
+
+def test_every_checkpoint_is_whole_and_the_last_interval_runs_again_to_the_same_bits(three, config):
+    assert set(verdicts(three.directory).values()) == {None}
+    assert replay(three.directory, config=config) == (88, 96, None)
