@@ -40,7 +40,7 @@ def interval(scores: np.ndarray, samples: int = 20_000) -> tuple[float, float]:
 
 
 def learn(file: str, overrides: list[str], num_seeds: int) -> dict[str, Any]:
-    """Train and summarise one file."""
+    """Train and summarize one file."""
     config = jaxtrain.load_config(file, overrides)
     keys = jax.random.split(jax.random.key(0), num_seeds)
     begun = time.perf_counter()

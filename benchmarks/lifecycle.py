@@ -58,7 +58,7 @@ class Watch:
     def __init__(self) -> None:
         self.loop = 0.0
         self.disk: list[float] = []
-        run, commit = launch.Drive.run, manager.Committer._commit
+        run, commit = launch.TrainLoop.run, manager.CheckpointManager._commit
 
         def timed_run(this: Any, *args: Any, **given: Any) -> Any:
             # From after the first checkpoint to the last update: what comes then is no training.
@@ -69,7 +69,7 @@ class Watch:
                     self.loop = time.perf_counter() - self.begun
                 found(clock, *rest)
                 if clock == 0:
-                    this._committer.wait()
+                    this._checkpoints.wait()
                     self.begun = time.perf_counter()
 
             this._commit = note
@@ -80,7 +80,7 @@ class Watch:
             commit(this, *args)
             self.disk.append(time.perf_counter() - begun)
 
-        launch.Drive.run, manager.Committer._commit = timed_run, timed_commit  # type: ignore[method-assign]
+        launch.TrainLoop.run, manager.CheckpointManager._commit = timed_run, timed_commit  # type: ignore[method-assign]
 
 
 def launched(config: jaxtrain.Config, seed: int, watch: Watch, place: Path) -> dict[str, Any]:

@@ -29,8 +29,8 @@ import jax
 import jax.numpy as jnp
 
 import jaxtrain
-from jaxtrain.loop.rollout import World
-from jaxtrain.types import Decision
+from jaxtrain.loop.rollout import RolloutState
+from jaxtrain.types import ActOutput
 
 Job = tuple[Callable[[int], Any], int]  # (run from that seed, env steps it takes)
 
@@ -43,23 +43,23 @@ def jobs(config: jaxtrain.Config, updates: int) -> dict[str, Job]:
     )
     bare = jaxtrain.Trainer(quiet)
     state = jax.jit(trainer.init)(jax.random.key(0))
-    world = World(state.runner, state.env_params, state.episodes, {})
+    world = RolloutState(state.runner, state.env_params, state.episodes, {})
     steps = updates * trainer.env_steps_per_update
     algorithm, spec = trainer.algorithm, trainer.spec
 
     def whole(seed: int) -> Any:
         return jaxtrain.train(config, jax.random.key(seed), sinks=[jaxtrain.sinks.Memory()]).state.agent
 
-    def act(obs: Any, memory: Any, key: Any) -> Decision:
+    def act(obs: Any, memory: Any, key: Any) -> ActOutput:
         return algorithm.act(spec, state.agent, obs, memory, key, greedy=False)
 
-    def uniform(obs: Any, memory: Any, key: Any) -> Decision:
+    def uniform(obs: Any, memory: Any, key: Any) -> ActOutput:
         """Actions for an observation that stays the same: the compiler computes the network once."""
-        return Decision(act(jax.tree.map(jnp.zeros_like, obs), memory, key).action, memory, {})
+        return ActOutput(act(jax.tree.map(jnp.zeros_like, obs), memory, key).action, memory, {})
 
     def collect(policy: Any) -> Callable[[jax.Array], Any]:
         def turns(key: jax.Array) -> Any:
-            def turn(world: World, key: jax.Array) -> tuple[World, Any]:
+            def turn(world: RolloutState, key: jax.Array) -> tuple[RolloutState, Any]:
                 world, rollout = trainer.collector(policy, world, key)
                 return world, jax.tree.map(jnp.sum, rollout.reward)
 

@@ -43,7 +43,7 @@ def middle_mean(values: np.ndarray) -> np.ndarray:
 
 
 def draw(directory: Path, out: Path, title: str) -> None:
-    """One panel, a colour for each curve."""
+    """One panel, a color for each curve."""
     figure, axes = plt.subplots(figsize=(7, 3.6), dpi=150)
     curves = read(directory)
     if not curves:

@@ -102,7 +102,7 @@ class Env(Protocol):
         ...
 
 
-class Decision(NamedTuple):
+class ActOutput(NamedTuple):
     """What a policy answers, for B environments."""
 
     action: jax.Array  # [B, ...], as the environment takes it
@@ -127,7 +127,7 @@ class Rollout(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Spec:
+class EnvSpec:
     """What an algorithm has to know of the problem; fixed for a run."""
 
     observation_space: Space
@@ -154,18 +154,18 @@ class Algorithm(Protocol):
     @property
     def rollout_length(self) -> int: ...
 
-    def init(self, spec: Spec, key: Key) -> PyTree:
-        """A fresh agent: parameters, optimizer state, normalisers."""
+    def init(self, spec: EnvSpec, key: Key) -> PyTree:
+        """A fresh agent: parameters, optimizer state, normalizers."""
         ...
 
     def act(
-        self, spec: Spec, agent: PyTree, obs: PyTree, memory: PyTree, key: Key, *, greedy: bool
-    ) -> Decision:
+        self, spec: EnvSpec, agent: PyTree, obs: PyTree, memory: PyTree, key: Key, *, greedy: bool
+    ) -> ActOutput:
         """Choose actions for B observations."""
         ...
 
     def update(
-        self, spec: Spec, agent: PyTree, collect: Collect, runner: PyTree, key: Key
+        self, spec: EnvSpec, agent: PyTree, collect: Collect, runner: PyTree, key: Key
     ) -> tuple[PyTree, PyTree, Metrics]:
         """Collect as often as the algorithm wants, and learn: `(agent, runner, metrics)`.
 
@@ -173,11 +173,11 @@ class Algorithm(Protocol):
         """
         ...
 
-    def value(self, spec: Spec, agent: PyTree, obs: PyTree) -> jax.Array:
+    def value(self, spec: EnvSpec, agent: PyTree, obs: PyTree) -> jax.Array:
         """The critic, in the environment's reward unit, for any leading axes."""
         ...
 
-    def memory(self, spec: Spec) -> PyTree:
+    def memory(self, spec: EnvSpec) -> PyTree:
         """The recurrent state at an episode's start, leaves [B, ...]; () for none."""
         ...
 

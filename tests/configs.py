@@ -26,10 +26,10 @@ logging:
   tensorboard: {seeds: separate}
   statistics: [{name: moved, source: moved, reduction: episode}]
 events:
-- {name: noise, run: randomise, every: 64, params: {scale: {low: 0.5, high: 2}}}
+- {name: noise, run: randomize, every: 64, params: {scale: {low: 0.5, high: 2}}}
 - {name: harder, run: curriculum, every: 32, params: {field: push, marks: [0, 320], values: [0.1, 0.3]}}
 - {name: solved, run: early_stop, every: 64, params: {metric: rollout/return_mean, threshold: 5}}
-- {name: starts, run: randomise, on: reset, params: {end: {distribution: gaussian, mean: 0.2, std: 0.01}}}
+- {name: starts, run: randomize, on: reset, params: {end: {distribution: gaussian, mean: 0.2, std: 0.01}}}
 - {name: look, run: "tests.configs:report", every: 32, when: rollout/return_mean > 1e1, once: yes}
 - {name: peek, run: "tests.configs:report", at: 1e2, finish: true, when: null, params: {offset: 1.5}}
 """

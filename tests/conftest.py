@@ -11,7 +11,7 @@ import os
 import hypothesis
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-# Nearly all the time of a test is compilation, and what is compiled is tiny: a third less without optimising.
+# Nearly all the time of a test is compilation, and what is compiled is tiny: a third less without optimizing.
 os.environ.setdefault(
     "XLA_FLAGS",
     "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"

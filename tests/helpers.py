@@ -18,7 +18,7 @@ from jax import lax
 from jaxtrain import PPO, Config, TrainState
 from jaxtrain.algorithms.ppo import NetworkConfig
 from jaxtrain.config import field
-from jaxtrain.types import Box, Collect, Decision, Discrete, Key, Metrics, PyTree, Space, Spec, Step
+from jaxtrain.types import ActOutput, Box, Collect, Discrete, EnvSpec, Key, Metrics, PyTree, Space, Step
 
 
 class WalkParams(NamedTuple):
@@ -73,25 +73,25 @@ class Reinforce:
     learning_rate: Any = field.rate(0.1, low=0)
     gamma: Any = field.rate(0.9, low=0, high=1)  # of the critic's one-step target
 
-    def init(self, spec: Spec, key: Key) -> PyTree:
+    def init(self, spec: EnvSpec, key: Key) -> PyTree:
         size, actions = *spec.observation_space.shape, spec.action_space.n
         return {"policy": jax.random.normal(key, (size, actions)), "value": jnp.zeros(size)}
 
-    def memory(self, spec: Spec) -> PyTree:
+    def memory(self, spec: EnvSpec) -> PyTree:
         return ()
 
     def act(
-        self, spec: Spec, agent: PyTree, obs: jax.Array, memory: PyTree, key: Key, *, greedy: bool
-    ) -> Decision:
+        self, spec: EnvSpec, agent: PyTree, obs: jax.Array, memory: PyTree, key: Key, *, greedy: bool
+    ) -> ActOutput:
         logits = obs @ agent["policy"]
         action = logits.argmax(-1) if greedy else jax.random.categorical(key, logits)
-        return Decision(action, memory, ())
+        return ActOutput(action, memory, ())
 
-    def value(self, spec: Spec, agent: PyTree, obs: jax.Array) -> jax.Array:
+    def value(self, spec: EnvSpec, agent: PyTree, obs: jax.Array) -> jax.Array:
         return obs @ agent["value"]
 
     def update(
-        self, spec: Spec, agent: PyTree, collect: Collect, runner: PyTree, key: Key
+        self, spec: EnvSpec, agent: PyTree, collect: Collect, runner: PyTree, key: Key
     ) -> tuple[PyTree, PyTree, Metrics]:
         runner, rollout = collect(agent, runner, key)
 

@@ -12,8 +12,8 @@ import jax
 from jax import lax
 
 from jaxtrain import Config, EnvConfig, EvaluationConfig, LoggingConfig, Trainer
-from jaxtrain.loop.rollout import World
-from jaxtrain.types import Decision, Key, PyTree, Rollout
+from jaxtrain.loop.rollout import RolloutState
+from jaxtrain.types import ActOutput, Key, PyTree, Rollout
 
 
 class Recorded(NamedTuple):
@@ -50,20 +50,22 @@ def record(config: Config, key: Key, *, updates: int | None = None, env_params: 
     state = trainer.new(key_init)
     keys = jax.random.split(key_updates, updates or trainer.num_updates)
 
-    def collect(agent: PyTree, token: tuple[World, Any], key: Key) -> tuple[tuple[World, Rollout], Rollout]:
-        def policy(obs: PyTree, memory: PyTree, key: Key) -> Decision:
+    def collect(
+        agent: PyTree, token: tuple[RolloutState, Any], key: Key
+    ) -> tuple[tuple[RolloutState, Rollout], Rollout]:
+        def policy(obs: PyTree, memory: PyTree, key: Key) -> ActOutput:
             return algorithm.act(spec, agent, obs, memory, key, greedy=False)
 
         world, rollout = trainer.collector(policy, token[0], key)
         return (world, rollout), rollout  # the token of an update brings its rollout out
 
-    def update(carry: tuple[PyTree, World], key: Key) -> tuple[tuple[PyTree, World], Any]:
+    def update(carry: tuple[PyTree, RolloutState], key: Key) -> tuple[tuple[PyTree, RolloutState], Any]:
         agent, (world, rollout), metrics = algorithm.update(spec, carry[0], collect, (carry[1], None), key)
         return (agent, world), (agent, rollout, metrics)
 
     runner, params = state.runner, state.env_params
     if env_params is not None:
         runner, params = trainer.collector.start(key_init, env_params)
-    world = World(runner, params, state.episodes, {})
+    world = RolloutState(runner, params, state.episodes, {})
     _, rows = lax.scan(update, (state.agent, world), keys)
     return Recorded(state.agent, *rows, keys)

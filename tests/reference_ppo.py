@@ -90,7 +90,7 @@ class ReferencePPO:
         flat = [array for layer in self.policy + self.value for array in layer]
         return flat if self.log_std is None else [*flat, self.log_std]
 
-    def normalised(self, obs: np.ndarray) -> np.ndarray:
+    def normalized(self, obs: np.ndarray) -> np.ndarray:
         if not self.settings.normalize_observations or not self.seen_obs:
             return obs
         data = np.array(self.seen_obs)
@@ -132,8 +132,8 @@ class ReferencePPO:
         for b in range(envs):
             advantage = 0.0
             for t in reversed(range(steps)):
-                obs = self.normalised(rollout.obs[t, b])
-                value, after = self.evaluate(obs), self.evaluate(self.normalised(rollout.next_obs[t, b]))
+                obs = self.normalized(rollout.obs[t, b])
+                value, after = self.evaluate(obs), self.evaluate(self.normalized(rollout.next_obs[t, b]))
                 if rollout.terminated[t, b]:
                     after = 0.0
                 if rollout.terminated[t, b] or rollout.truncated[t, b]:

@@ -1,4 +1,4 @@
-"""Proximal policy optimisation.
+"""Proximal policy optimization.
 
 In: rollouts from `collect`. Out: an agent with better parameters, and the field's metrics.
 Knows nothing of environments, events or the loop around it.
@@ -26,7 +26,7 @@ from jaxtrain.rl.minibatch import permutation
 from jaxtrain.rl.networks import ACTIVATIONS, ActorCritic, actor_critic
 from jaxtrain.rl.returns import gae
 from jaxtrain.tree import any_over_seeds
-from jaxtrain.types import Box, Collect, Decision, Env, Key, Metrics, PyTree, Rollout, Spec
+from jaxtrain.types import ActOutput, Box, Collect, Env, EnvSpec, Key, Metrics, PyTree, Rollout
 
 
 @struct.dataclass
@@ -36,14 +36,14 @@ class Agent:
     params: PyTree
     opt_state: PyTree
     updates: jax.Array  # i32[], done so far; what schedules read
-    obs_stats: normalize.Stats | None  # None: observations are not normalised
+    obs_stats: normalize.Stats | None  # None: observations are not normalized
     reward_scale: normalize.RewardScale | None
 
 
 class Batch(NamedTuple):
     """Samples of a rollout, leaves [N, ...]."""
 
-    obs: PyTree  # normalised
+    obs: PyTree  # normalized
     action: jax.Array  # before it is clipped or squashed for the environment
     log_prob: jax.Array  # nats, of the policy that acted
     value: jax.Array
@@ -117,10 +117,10 @@ class PPO:
             found.append(Problem("normalize_observations", True, rule))
         return found
 
-    def _distribution(self, spec: Spec) -> Distribution:
+    def _distribution(self, spec: EnvSpec) -> Distribution:
         return distribution(spec.action_space, squash=self.squash_actions)
 
-    def _network(self, spec: Spec) -> ActorCritic:
+    def _network(self, spec: EnvSpec) -> ActorCritic:
         settings = {f.name: getattr(self.network, f.name) for f in dataclasses.fields(self.network)}
         return actor_critic(
             spec.observation_space,
@@ -138,7 +138,7 @@ class PPO:
             optax.clip_by_global_norm(self.max_grad_norm), optax.scale_by_adam(eps=self.adam_eps)
         )
 
-    def init(self, spec: Spec, key: Key) -> Agent:
+    def init(self, spec: EnvSpec, key: Key) -> Agent:
         params, space = self._network(spec).init(key, spec.observation), spec.observation_space
         return Agent(
             params=params,
@@ -150,26 +150,26 @@ class PPO:
             reward_scale=normalize.init_reward_scale(spec.num_envs) if self.normalize_rewards else None,
         )
 
-    def memory(self, spec: Spec) -> PyTree:
+    def memory(self, spec: EnvSpec) -> PyTree:
         return ()
 
     def act(
-        self, spec: Spec, agent: Agent, obs: PyTree, memory: PyTree, key: Key, *, greedy: bool
-    ) -> Decision:
+        self, spec: EnvSpec, agent: Agent, obs: PyTree, memory: PyTree, key: Key, *, greedy: bool
+    ) -> ActOutput:
         dist = self._distribution(spec)
         params = self._network(spec).policy(agent.params, normalize.apply(agent.obs_stats, obs))
         action = dist.mode(params) if greedy else dist.sample(params, key)
         env_action = dist.to_env(action)
         # Log-probabilities come after the rollout, in one batch: fewer kernels in each step.
         extras = {"dist": params} if env_action is action else {"dist": params, "action": action}
-        return Decision(env_action, memory, extras)
+        return ActOutput(env_action, memory, extras)
 
-    def value(self, spec: Spec, agent: Agent, obs: PyTree) -> jax.Array:
+    def value(self, spec: EnvSpec, agent: Agent, obs: PyTree) -> jax.Array:
         value = self._network(spec).value(agent.params, normalize.apply(agent.obs_stats, obs))
         return value if agent.reward_scale is None else value * normalize.scale(agent.reward_scale)
 
     def update(
-        self, spec: Spec, agent: Agent, collect: Collect, runner: PyTree, key: Key
+        self, spec: EnvSpec, agent: Agent, collect: Collect, runner: PyTree, key: Key
     ) -> tuple[Agent, PyTree, Metrics]:
         key_collect, key_learn = jax.random.split(key)
         runner, rollout = collect(agent, runner, key_collect)
@@ -187,7 +187,7 @@ class PPO:
         return agent, runner, metrics
 
     def _batch(
-        self, spec: Spec, agent: Agent, rollout: Rollout
+        self, spec: EnvSpec, agent: Agent, rollout: Rollout
     ) -> tuple[Batch, normalize.RewardScale | None]:
         """Values, advantages and log-probabilities of a rollout, leaves [T, B, ...]."""
         net = self._network(spec)
@@ -223,12 +223,12 @@ class PPO:
         log_prob = self._distribution(spec).log_prob(rollout.extras["dist"], action)
         return Batch(obs, action, log_prob, value, advantage, advantage + value), reward_scale
 
-    def _remaining(self, spec: Spec, agent: Agent) -> jax.Array:
+    def _remaining(self, spec: EnvSpec, agent: Agent) -> jax.Array:
         """1 in the first update, 0 once the planned number is done, and from then on."""
         left = jnp.maximum(spec.num_updates - agent.updates, 0)
         return left.astype(jnp.result_type(float)) / spec.num_updates
 
-    def _learn(self, spec: Spec, agent: Agent, batch: Batch, key: Key) -> tuple[PyTree, PyTree, Metrics]:
+    def _learn(self, spec: EnvSpec, agent: Agent, batch: Batch, key: Key) -> tuple[PyTree, PyTree, Metrics]:
         """`num_epochs` passes over the samples of one rollout, in minibatches."""
         time, envs = batch.value.shape
         flat = jax.tree.map(lambda x: x.reshape(time * envs, *x.shape[2:]), batch)
@@ -269,7 +269,7 @@ class PPO:
         return params, opt_state, metrics
 
     def _loss(
-        self, spec: Spec, params: PyTree, batch: Batch, clip_range: jax.Array, key: Key
+        self, spec: EnvSpec, params: PyTree, batch: Batch, clip_range: jax.Array, key: Key
     ) -> tuple[jax.Array, Metrics]:
         """The clipped surrogate objective, equations 7 and 9, on one minibatch [N]."""
         dist = self._distribution(spec)

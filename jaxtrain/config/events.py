@@ -1,6 +1,6 @@
 """Events as a config names them.
 
-In: mappings such as `{name: gravity, run: randomise, every: 10_000, params: …}`. Out: `EventConfig`s, with
+In: mappings such as `{name: gravity, run: randomize, every: 10_000, params: …}`. Out: `EventConfig`s, with
 what is wrong in them said before anything compiles.
 """
 
@@ -139,10 +139,10 @@ class EventConfig:
             found.append(Problem("every_steps", self.every_steps, "needs one interval, or low,high"))
         elif self.on != "step" and self.every_steps != (1,):
             found.append(Problem("every_steps", self.every_steps, "needs on: step"))
-        if self.stock and (self.on == "step" or (self.on == "reset" and self.stock != "randomise")):
+        if self.stock and (self.on == "step" or (self.on == "reset" and self.stock != "randomize")):
             found.append(
                 Problem(
-                    "on", self.on, f"{self.stock} runs on: update" + " or reset" * (self.stock == "randomise")
+                    "on", self.on, f"{self.stock} runs on: update" + " or reset" * (self.stock == "randomize")
                 )
             )
         alone = self.stock or self.on != "update" or self.when is not None

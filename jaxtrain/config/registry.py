@@ -34,6 +34,6 @@ EVENTS = {
     "curriculum": "jaxtrain.events.curriculum:curriculum",
     "early_stop": "jaxtrain.events.early_stop:early_stop",
     "evaluation": "jaxtrain.events.evaluation:evaluation",
-    "randomise": "jaxtrain.events.randomize:randomise",
+    "randomize": "jaxtrain.events.randomize:randomize",
 }
 SINKS = ("console", "jsonlines", "tensorboard", "wandb")

@@ -147,7 +147,7 @@ def _dotted(params: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
 def faults_of_moves(event: EventConfig, env: Env) -> Iterator[Problem]:
     """Where a stock event moves what is no float field of `env`'s parameters, or follows from others."""
     moved: dict[str, Any] = {}
-    if event.stock == "randomise":
+    if event.stock == "randomize":
         moved = {f"params.{name}": name for name in event.params}
     elif event.stock == "curriculum":
         moved = {"params.field": event.params["field"]}

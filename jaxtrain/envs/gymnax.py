@@ -33,7 +33,7 @@ class Derived(NamedTuple):
     rule: Callable[..., Any]
 
 
-# By the module of the parameters' class. CartPole's is the only one: Acrobot's centres of mass and
+# By the module of the parameters' class. CartPole's is the only one: Acrobot's centers of mass and
 # moment of inertia are parameters in their own right, as in its source (Sutton 1996).
 DERIVED: dict[str, dict[str, Derived]] = {
     "gymnax.environments.classic_control.cartpole": {

@@ -1,4 +1,4 @@
-"""The stock event `randomise`: draw parameters of the environments anew."""
+"""The stock event `randomize`: draw parameters of the environments anew."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def _check_draws(fields: Mapping[str, Any]) -> None:
     problems: list[Problem] = []
     if not fields:
         problems.append(
-            Problem("", dict(fields), "needs a field of the environment's parameters to randomise")
+            Problem("", dict(fields), "needs a field of the environment's parameters to randomize")
         )
     for name, how in fields.items():
         if not isinstance(how, Mapping):
@@ -68,7 +68,7 @@ def _check_draws(fields: Mapping[str, Any]) -> None:
         raise ConfigError(problems)
 
 
-def randomise(name: str, schedule: Schedule | None, **fields: Mapping[str, Any]) -> Event | OnReset:
+def randomize(name: str, schedule: Schedule | None, **fields: Mapping[str, Any]) -> Event | OnReset:
     """Draw float fields of the environment's parameters anew, apart for every environment.
 
     Args:

@@ -63,7 +63,7 @@ def _part(item: EventConfig) -> Part:
     run = item.run or item.name
     schedule = item.schedule if item.on == "update" else None
     if isinstance(run, str) and run in EVENTS:
-        if item.on == "step" or (item.on == "reset" and run != "randomise"):
+        if item.on == "step" or (item.on == "reset" and run != "randomize"):
             raise Fault(f"{run} does not run on: {item.on}")
         return load_object(EVENTS[run])(item.name, schedule, **item.params)
     function = partial(load_object(run) if isinstance(run, str) else run, **item.params)

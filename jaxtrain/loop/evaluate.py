@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jaxtrain.loop.rollout import Collector, Fresh, Policy, Runner
+from jaxtrain.loop.rollout import Collector, Policy, Runner, Start
 from jaxtrain.types import Key, PyTree, Report
 
 # time, environments, their parameters, still in the first episode [K], its return [K] and length [K]
@@ -28,7 +28,7 @@ def evaluate(
 
     Args:
       collector: K environments with their hooks.
-      policy: `(obs, memory, key) -> Decision`, leaves [K, ...].
+      policy: `(obs, memory, key) -> ActOutput`, leaves [K, ...].
       env_params: leaves [K, ...].
       key: used up here; the same key gives the same initial states.
       max_episode_steps: an episode longer than this is cut there and counted in `episodes_cut`.
@@ -46,7 +46,7 @@ def evaluate(
         time, runner, params, active, total, length = carry
         keys = collector.step_keys(jax.random.fold_in(key_run, time))
         # A slot that is done stays: what it does afterwards does not count, so no start is drawn for it.
-        stay = Fresh(runner.obs, runner.env, None)
+        stay = Start(runner.obs, runner.env, None)
         runner, _, moment = collector.step(policy, runner, params, keys, stay)
         counts = active & (time < max_episode_steps)  # the last turn may go further
         total = total + jnp.where(counts, moment.rollout.reward, 0.0)

@@ -1,7 +1,7 @@
 """Collect experience: step B environments with a policy, reset those that ended, count episodes.
 
-In: an `Env`, a policy and a `World`. Out: the world T steps on, and a time-major `Rollout`.
-Knows nothing of losses, optimisers or logging. The one place that resets, so `next_obs` is right once.
+In: an `Env`, a policy and a `RolloutState`. Out: the world T steps on, and a time-major `Rollout`.
+Knows nothing of losses, optimizers or logging. The one place that resets, so `next_obs` is right once.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from jax import lax
 
 from jaxtrain.events.event import OnReset, OnStep, Statistic, Transition
 from jaxtrain.tree import same_tree
-from jaxtrain.types import Decision, Env, Key, Metrics, PyTree, Rollout, Step
+from jaxtrain.types import ActOutput, Env, Key, Metrics, PyTree, Rollout, Step
 
 WINDOW = 100  # finished episodes that `rollout/return_mean` and the like look back on
 
@@ -69,7 +69,7 @@ class Episodes:
 
 
 RESET_BYTES = 2**26  # fresh starts of a rollout are drawn before it while they fit in this
-Policy: TypeAlias = Callable[[PyTree, PyTree, Key], Decision]  # (obs [B, ...], memory, key)
+Policy: TypeAlias = Callable[[PyTree, PyTree, Key], ActOutput]  # (obs [B, ...], memory, key)
 
 
 class Runner(struct.PyTreeNode):
@@ -85,7 +85,7 @@ class Runner(struct.PyTreeNode):
 
 
 @struct.dataclass
-class World:
+class RolloutState:
     """What collecting reads and advances; a token to the algorithm."""
 
     runner: Runner
@@ -94,7 +94,7 @@ class World:
     statistics: Metrics  # of the last rollout
 
 
-class Fresh(NamedTuple):
+class Start(NamedTuple):
     """Starts of episodes, leaves [B, ...]."""
 
     obs: PyTree
@@ -112,7 +112,7 @@ class StepKeys(NamedTuple):
     intervals: Key
 
 
-class Moment(NamedTuple):
+class StepOutput(NamedTuple):
     """One step of B environments, before any reset."""
 
     rollout: Rollout  # leaves [B, ...]
@@ -168,13 +168,13 @@ class Collector:
         )
         return runner, fresh.env_params if self.on_reset else env_params
 
-    def _reset(self, keys: Key, env_params: PyTree) -> Fresh:
-        def one(key: Key, params: PyTree) -> Fresh:
+    def _reset(self, keys: Key, env_params: PyTree) -> Start:
+        def one(key: Key, params: PyTree) -> Start:
             key_reset, *keys = jax.random.split(key, 1 + len(self.on_reset))
             for hook, key_hook in zip(self.on_reset, keys, strict=True):
                 params = same_tree(f"OnReset {hook.name!r}", params, hook.run(key_hook, params))
             obs, state = self.env.reset(key_reset, params)
-            return Fresh(obs, state, params if self.on_reset else None)
+            return Start(obs, state, params if self.on_reset else None)
 
         return jax.vmap(one)(keys, env_params)
 
@@ -206,8 +206,8 @@ class Collector:
         )
 
     def step(
-        self, policy: Policy, runner: Runner, env_params: PyTree, keys: StepKeys, fresh: Fresh | None = None
-    ) -> tuple[Runner, PyTree, Moment]:
+        self, policy: Policy, runner: Runner, env_params: PyTree, keys: StepKeys, fresh: Start | None = None
+    ) -> tuple[Runner, PyTree, StepOutput]:
         """Act, step, and start anew where an episode ended.
 
         Args:
@@ -220,7 +220,7 @@ class Collector:
         total, length = runner.episode_return + out.reward, runner.episode_length + 1
         numbers = self._numbers(runner, decision.action, out)
         sums = {name: value + numbers[name] for name, value in runner.sums.items()}
-        moment = Moment(
+        moment = StepOutput(
             Rollout(
                 obs=runner.obs,
                 action=decision.action,
@@ -261,11 +261,11 @@ class Collector:
         )
         return jax.vmap(lambda t: {s.name: s(t) for s in self.statistics})(transition)
 
-    def __call__(self, policy: Policy, world: World, key: Key) -> tuple[World, Rollout]:
+    def __call__(self, policy: Policy, world: RolloutState, key: Key) -> tuple[RolloutState, Rollout]:
         """T steps of every environment.
 
         Args:
-          policy: `(obs, memory, key) -> Decision`, leaves [B, ...].
+          policy: `(obs, memory, key) -> ActOutput`, leaves [B, ...].
           world: one seed.
           key: used up here.
         """
@@ -275,8 +275,8 @@ class Collector:
         fresh = jax.vmap(self._reset, in_axes=(0, None))(keys.reset, world.env_params) if ahead else None
 
         def step(
-            carry: tuple[Runner, PyTree], x: tuple[StepKeys, Fresh | None]
-        ) -> tuple[tuple[Runner, PyTree], Moment]:
+            carry: tuple[Runner, PyTree], x: tuple[StepKeys, Start | None]
+        ) -> tuple[tuple[Runner, PyTree], StepOutput]:
             runner, env_params, moment = self.step(policy, *carry, *x)
             return (runner, env_params), moment
 
@@ -290,9 +290,9 @@ class Collector:
             for s in self.statistics
         }
         episodes = world.episodes.add(moment.done, moment.episode_return, moment.episode_length)
-        return World(runner, env_params, episodes, reduced), moment.rollout
+        return RolloutState(runner, env_params, episodes, reduced), moment.rollout
 
-    def _reset_bytes(self, world: World) -> int:
+    def _reset_bytes(self, world: RolloutState) -> int:
         leaves = jax.tree.leaves((world.runner.env, world.runner.obs))
         return self.length * sum(x.size * x.dtype.itemsize for x in leaves)
 

@@ -99,7 +99,7 @@ def train(config: Config, key: Key, *, events: Sequence[Part] = (), sinks: Seque
     )
     faults = Faults()
     watched = [*sinks, faults] if config.on_nan == "raise" else list(sinks)
-    outlet = callback.Door(watched, run_info(trainer)) if watched else None
+    outlet = callback.connect(watched, run_info(trainer)) if watched else None
     staged = False
     try:
         run = jnp.int32(outlet.id if outlet else 0)

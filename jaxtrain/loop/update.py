@@ -20,11 +20,11 @@ from jaxtrain.errors import MISSING, ConfigError, Problem
 from jaxtrain.events.event import Event, OnReset, OnStep, Part, own_report
 from jaxtrain.loop import build
 from jaxtrain.loop.evaluate import evaluate
-from jaxtrain.loop.rollout import Collector, Episodes, World
+from jaxtrain.loop.rollout import Collector, Episodes, RolloutState
 from jaxtrain.loop.state import TrainState
 from jaxtrain.random import stream
 from jaxtrain.tree import same_tree, unknown
-from jaxtrain.types import Decision, Key, Metrics, PyTree, Report, Rollout, Spec
+from jaxtrain.types import ActOutput, EnvSpec, Key, Metrics, PyTree, Report, Rollout
 
 
 class OneSeed:
@@ -66,9 +66,9 @@ class OneSeed:
                 raise ConfigError([Problem(f"event {event.name!r}", MISSING, str(error))]) from None
         return table
 
-    def _spec(self, env: Any, num_envs: int) -> Spec:
+    def _spec(self, env: Any, num_envs: int) -> EnvSpec:
         obs, _ = jax.eval_shape(lambda key: env.reset(key, envs.params(env, {})), jax.random.key(0))
-        return Spec(env.observation_space, env.action_space, obs, num_envs, self.config.anneal_updates)
+        return EnvSpec(env.observation_space, env.action_space, obs, num_envs, self.config.anneal_updates)
 
     def _collector(self, env: Any, num_envs: int, parts: Sequence[Part], length: int) -> Collector:
         return Collector(
@@ -108,15 +108,15 @@ class OneSeed:
         return state.replace(metrics={**state.metrics, **unknown(sticky)})
 
     def _update(self, state: TrainState) -> TrainState:
-        def collect(agent: PyTree, world: World, key: Key) -> tuple[World, Rollout]:
-            def policy(obs: PyTree, memory: PyTree, key: Key) -> Decision:
+        def collect(agent: PyTree, world: RolloutState, key: Key) -> tuple[RolloutState, Rollout]:
+            def policy(obs: PyTree, memory: PyTree, key: Key) -> ActOutput:
                 return self.algorithm.act(self.spec, agent, obs, memory, key, greedy=False)
 
             return self.collector(policy, world, key)
 
         key = jax.random.fold_in(stream(state.key, "update"), state.clock)
         none = {f"rollout/{s.name}": jnp.full((), jnp.nan) for s in self.collector.statistics}
-        world = World(state.runner, state.env_params, state.episodes, none)
+        world = RolloutState(state.runner, state.env_params, state.episodes, none)
         agent, world, learned = self.algorithm.update(self.spec, state.agent, collect, world, key)
         metrics = {
             **state.metrics,
@@ -166,7 +166,7 @@ class OneSeed:
         )
         spec = dataclasses.replace(self.spec, num_envs=num)
 
-        def policy(obs: PyTree, memory: PyTree, key: Key) -> Decision:
+        def policy(obs: PyTree, memory: PyTree, key: Key) -> ActOutput:
             return self.algorithm.act(spec, state.agent, obs, memory, key, greedy=settings.greedy)
 
         params = envs.batch(envs.params(env, place.params), num)

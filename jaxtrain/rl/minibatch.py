@@ -16,8 +16,8 @@ SMALLEST_SIDE = 8  # with fewer values on a side, too few different round functi
 
 
 def _hash(x: jax.Array, key: jax.Array) -> jax.Array:
-    """Murmur3's 32-bit finaliser, u32 to u32."""
-    x = (x ^ key) * jnp.uint32(0x9E3779B1)  # spreads neighbours before the first shift
+    """Murmur3's 32-bit finalizer, u32 to u32."""
+    x = (x ^ key) * jnp.uint32(0x9E3779B1)  # spreads neighbors before the first shift
     x = (x ^ (x >> 16)) * jnp.uint32(0x85EBCA6B)
     x = (x ^ (x >> 13)) * jnp.uint32(0xC2B2AE35)
     return x ^ (x >> 16)

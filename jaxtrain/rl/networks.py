@@ -271,7 +271,7 @@ def actor_critic(
     Args:
       space: of an observation, without its action mask. Box observations become float32, integer ones
         one-hot.
-      distribution: what the policy's output parameterises.
+      distribution: what the policy's output parameterizes.
       torso: "auto" is "cnn" for a Box of three axes (height, width, channels) that is large enough for
         the convolutions, otherwise "mlp".
       hidden_sizes: dense layers, those after the convolutions for a "cnn".

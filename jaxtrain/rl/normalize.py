@@ -1,6 +1,6 @@
 """Running statistics: observations to mean 0 and variance 1, rewards to returns of variance 1.
 
-In: observations and rewards of whole rollouts. Out: new statistics and normalised arrays.
+In: observations and rewards of whole rollouts. Out: new statistics and normalized arrays.
 Knows nothing of networks or losses; when statistics are updated is up to the algorithm.
 """
 
@@ -47,7 +47,7 @@ def update(stats: Stats | None, batch: PyTree) -> Stats | None:
     """Take in one more batch; all batches have to be of one size.
 
     Args:
-      stats: of samples [...]; None does nothing, for observations that are not normalised.
+      stats: of samples [...]; None does nothing, for observations that are not normalized.
       batch: [T, B, ...] or any leading axes; of `{"observation": …, "action_mask": …}` only the first.
 
     Source:
@@ -109,7 +109,7 @@ def update_and_scale(
       gamma: discount per step.
 
     Returns:
-      The new state, and f32[T, B]: `reward / scale(state)`, neither centred nor clipped, so that
+      The new state, and f32[T, B]: `reward / scale(state)`, neither centered nor clipped, so that
       `scale(state)` brings a critic back to the environment's unit.
 
     Source:

@@ -77,7 +77,7 @@ def gae(
     gae_lambda: jax.Array | float,
     method: Method | None = None,
 ) -> jax.Array:
-    """Generalised advantage estimates; added to `value` they are the λ-returns.
+    """Generalized advantage estimates; added to `value` they are the λ-returns.
 
     Args:
       reward, value, next_value: f32[T, ...]; `value[t]` is of where the action was taken.

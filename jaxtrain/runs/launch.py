@@ -35,12 +35,13 @@ from jaxtrain.runs import disk, manager, signals
 from jaxtrain.runs.directory import RunDirectory
 from jaxtrain.runs.manager import best_metric, check_metric, due, minutes
 from jaxtrain.runs.program import Compiled, compilation_cache, keep_tuning
-from jaxtrain.runs.resume import Origin, again, anew, asked_seeds, restored, rewind, shapes
+from jaxtrain.runs.resume import RunPlan, asked_seeds, restored, resume_run, rewind, shapes, start_run
+from jaxtrain.sinks.dispatch import Dispatcher
 from jaxtrain.types import Key, Sink
 from jaxtrain.version import __version__
 
 
-class Pace:
+class ChunkLength:
     """How many updates fit between two looks at the host, by the speed of the last ones."""
 
     def __init__(self, reaction_seconds: float) -> None:
@@ -53,7 +54,7 @@ class Pace:
         self.updates = max(1, min(fits, 4 * self.updates))
 
 
-class Drive:
+class TrainLoop:
     """One process's part of a run.
 
     Args:
@@ -66,14 +67,14 @@ class Drive:
         self,
         trainer: Trainer,
         compiled: Compiled,
-        outlet: callback.Door,
-        committer: manager.Committer,
+        outlet: Dispatcher,
+        checkpoints: manager.CheckpointManager,
         log: Sink | None,
         caught: list[int],
         facts: Mapping[str, Any],
     ) -> None:
         self._trainer, self._compiled, self._outlet = trainer, compiled, outlet
-        self._committer, self._log, self._caught, self._facts = committer, log, caught, dict(facts)
+        self._checkpoints, self._log, self._caught, self._facts = checkpoints, log, caught, dict(facts)
         self._settings = trainer.config.checkpoint
         self._metric = best_metric(trainer)
         self._due = due(trainer)
@@ -93,11 +94,11 @@ class Drive:
         """
         clock, end = int(state.clock), self._trainer.num_updates
         stops = sorted({*self._due, *(self._judged if self._metric else ()), end})
-        pace = Pace(self._settings.reaction_seconds)
+        pace = ChunkLength(self._settings.reaction_seconds)
         self._committed, self._saved = clock, time.monotonic()
         if not saved:
             self._commit(clock, state, history, "start")
-            self._committer.wait()  # from here on there always is one
+            self._checkpoints.wait()  # from here on there always is one
         while clock < end and not self._caught:
             length = min(pace.updates, stops[bisect_right(stops, clock)] - clock)
             begun = time.perf_counter()
@@ -105,14 +106,14 @@ class Drive:
             pace.took(length, time.perf_counter() - begun)
             clock += length
             self._check_log()
-            self._committer.check()
+            self._checkpoints.check()
             reason = self._reason(clock, state)
             if reason is not None:
                 self._commit(clock, state, history, reason)
         if self._committed != clock:
             reason = "finish" if clock == end else f"signal {self._caught[0]}"
             self._commit(clock, state, history, reason)
-        self._committer.wait()
+        self._checkpoints.wait()
         self._check_log()
         return state, history
 
@@ -136,8 +137,8 @@ class Drive:
         """Whether the metric that was just measured is the best so far."""
         assert self._metric is not None  # else nothing is judged
         value = manager.over_seeds(state.metrics[self._metric])
-        self._committer.wait()  # what is being saved may be better
-        said = manager.manifests(self._committer.directory)
+        self._checkpoints.wait()  # what is being saved may be better
+        said = manager.manifests(self._checkpoints.directory)
         best = manager.best(said, self._metric, self._settings.best_mode)
         if value is None or best is None:
             return value is not None
@@ -166,7 +167,7 @@ class Drive:
             return {**facts, "written": rundir.now(), "metrics": metrics, "best": best}
 
         needed = getattr(self._log, "path", None)
-        self._committer.submit(manager.Draft(env_steps, copies, lengths, complete, needed))
+        self._checkpoints.submit(manager.PendingSave(env_steps, copies, lengths, complete, needed))
         self._committed, self._saved = clock, time.monotonic()
         self.stalls.append(time.perf_counter() - begun)
 
@@ -244,47 +245,47 @@ def launch(
             raise run.refuse("already holds a run; give another")
         if not run.holds_run and resume == "must":
             raise run.refuse("holds no run to resume")
-        origin = again(run.path, config, events, asked) if run.holds_run else None
-        origin = origin or anew(config, events, asked, start_from)
-        return _run(run, origin, events, more_sinks, caught)
+        run_plan = resume_run(run.path, config, events, asked) if run.holds_run else None
+        run_plan = run_plan or start_run(config, events, asked, start_from)
+        return _run(run, run_plan, events, more_sinks, caught)
 
 
 def _run(
     run: RunDirectory,
-    origin: Origin,
+    run_plan: RunPlan,
     events: Sequence[Part],
     more_sinks: Sequence[Sink],
     caught: list[int],
 ) -> Ending:
     """Run in a directory that is held."""
-    config, resumed_at = origin.config, origin.resumed_at
+    config, resumed_at = run_plan.config, run_plan.resumed_at
     trainer = Trainer(config, events)
     metric = best_metric(trainer)
     # Nothing of the directory has been touched so far; a checkpoint that does not fit leaves it so.
-    check_metric(metric, shapes(trainer, origin.seeds)[0].metrics)
-    begin = restored(origin, trainer, events) if origin.arrays else None
-    before = _settle(run, origin)
+    check_metric(metric, shapes(trainer, run_plan.seeds)[0].metrics)
+    begin = restored(run_plan, trainer, events) if run_plan.arrays else None
+    before = _settle(run, run_plan)
     start = _this_start(resumed_at)
-    about = {**origin.about, "starts": [*origin.about["starts"], start]}
+    about = {**run_plan.about, "starts": [*run_plan.about["starts"], start]}
     run.write_about(about)
     run.describe(dump(config))
     log, opened = _sinks(config, run.path)
     faults = Faults()
-    outlet = callback.Door(
+    outlet = callback.connect(
         [*opened, *more_sinks, faults],
         run_info(trainer, run.name, id=about["id"], resumed_at=resumed_at),
         records=before.get("records", 0),
         elapsed_seconds=before.get("elapsed_seconds", 0.0),
     )
-    committer = manager.Committer(run.path, config.checkpoint, metric, before.get("logs", {}))
-    last = None if resumed_at is None else manager.place(committer.directory, resumed_at)
+    checkpoints = manager.CheckpointManager(run.path, config.checkpoint, metric, before.get("logs", {}))
+    last = None if resumed_at is None else manager.place(checkpoints.directory, resumed_at)
     stalls: list[float] = []
     with ExitStack() as stack:  # what is to be done at the end, last things first
         stack.push(lambda kind, error, trace: _note_end(run, about, start, error))
         for sink in opened:
             stack.callback(sink.close)
         stack.callback(outlet.finish)
-        stack.callback(committer.close)
+        stack.callback(checkpoints.close)
         try:
             if begin is not None and resumed_at == config.total_env_steps:
                 _log.info("%s has done its %s env steps: nothing is left to do", run.path, f"{resumed_at:,}")
@@ -295,19 +296,19 @@ def _run(
                         "going on from %s of %s env steps", f"{resumed_at:,}", f"{config.total_env_steps:,}"
                     )
                 _log.info("compiling")
-                compiled = Compiled(config, events, origin.seeds.keys(), outlet.id, fresh=begin is None)
+                compiled = Compiled(config, events, run_plan.seeds.keys(), outlet.id, fresh=begin is None)
                 keep_tuning(run.path)
                 clock = 0 if begin is None else int(begin[0].clock)
-                outlet.on_start(clock, num_seeds=origin.seeds.count)  # compilation is over
-                drive = Drive(trainer, compiled, outlet, committer, log, caught, _facts(origin))
+                outlet.on_start(clock, num_seeds=run_plan.seeds.count)  # compilation is over
+                drive = TrainLoop(trainer, compiled, outlet, checkpoints, log, caught, _facts(run_plan))
                 state, history = drive.run(*(begin or compiled.start()), saved=resumed_at is not None)
-                last, stalls = committer.last or last, drive.stalls
+                last, stalls = checkpoints.last or last, drive.stalls
             outlet.wait()
             if faults.first is not None and config.on_nan == "raise":
                 raise FloatingPointError(f"{faults.first}; the last finite state is in {last}")
             stopped = int(state.clock) < trainer.num_updates
             bad = tuple(
-                origin.seeds.all[i] for i in np.flatnonzero(np.atleast_1d(state.status) == NON_FINITE)
+                run_plan.seeds.all[i] for i in np.flatnonzero(np.atleast_1d(state.status) == NON_FINITE)
             )
             ended = f"not finite: seeds {', '.join(map(str, bad))}" if bad else "finished"
             start["exit"] = f"signal {caught[0]}" if stopped else ended
@@ -349,31 +350,31 @@ def _sinks(config: Config, directory: Path) -> tuple[Sink | None, list[Any]]:
     return log, opened
 
 
-def _facts(origin: Origin) -> dict[str, Any]:
+def _facts(run_plan: RunPlan) -> dict[str, Any]:
     """What a checkpoint says besides its arrays, the same for all of a process."""
     return {
         "jaxtrain": __version__,
-        "config": to_dict(origin.config),
-        "num_seeds": origin.seeds.count,
+        "config": to_dict(run_plan.config),
+        "num_seeds": run_plan.seeds.count,
         # Of these two follows the timetable, and so which row of the history is of which update.
-        "total_env_steps": origin.config.total_env_steps,
-        "logging_every": origin.config.logging.every,
+        "total_env_steps": run_plan.config.total_env_steps,
+        "logging_every": run_plan.config.logging.every,
     }
 
 
-def _settle(run: RunDirectory, origin: Origin) -> dict[str, Any]:
+def _settle(run: RunDirectory, run_plan: RunPlan) -> dict[str, Any]:
     """Bring the directory to where its checkpoint left it; the manifest of that, {} if there is none."""
     place = run.path / rundir.CHECKPOINTS
-    for path, why in (origin.own.bad if origin.own else {}).items():
+    for path, why in (run_plan.own.bad if run_plan.own else {}).items():
         aside = manager.set_aside(path)
         _warn(f"checkpoint {path.name} is damaged: {why}. Going on from an older one; it is now {aside.name}")
     disk.sweep(place)
     if run.holds_run:
         disk.sweep(run.path)
-    before = origin.own.manifest if origin.own else {}
+    before = run_plan.own.manifest if run_plan.own else {}
     for sentence in rewind(run.path, before.get("logs", {})):
         _warn(sentence)
-    for note in origin.notes:
+    for note in run_plan.notes:
         _log.warning("%s", note)
     return before
 

@@ -26,14 +26,14 @@ from jaxtrain.runs import directory as rundir
 from jaxtrain.runs.checkpoint import Damaged
 from jaxtrain.runs.manager import best_metric
 from jaxtrain.runs.program import Compiled, compilation_cache
-from jaxtrain.runs.resume import Origin, Seeds, differences, restored, stored_config
+from jaxtrain.runs.resume import RunPlan, Seeds, differences, restored, stored_config
 from jaxtrain.types import Key, PyTree
 
 Which = Literal["best", "last"] | int
 
 
 @dataclass(frozen=True)
-class Saved:
+class LoadedRun:
     """A checkpoint, opened."""
 
     trainer: Trainer
@@ -44,12 +44,12 @@ class Saved:
 
 
 class Policy:
-    """`policy(obs, key=None) -> action`, with the normaliser that belongs to it inside.
+    """`policy(obs, key=None) -> action`, with the normalizer that belongs to it inside.
 
     Without a key the most probable action, with one a sampled action. `obs` may have any leading axes.
     """
 
-    def __init__(self, saved: Saved) -> None:
+    def __init__(self, saved: LoadedRun) -> None:
         self.env_steps: int = saved.manifest["env_steps"]  # done when it was saved
         self.seed = saved.seeds.all[0]
         self._act = jax.jit(saved.trainer.policy(saved.state))
@@ -79,10 +79,10 @@ def load_policy(
     Raises:
       ConfigError: no such run, checkpoint or seed, or one that is damaged; names it.
     """
-    return Policy(one_seed(open_saved(directory, which, config=config, events=events), seed))
+    return Policy(one_seed(open_run(directory, which, config=config, events=events), seed))
 
 
-def evaluate_saved(
+def evaluate_run(
     directory: str | Path,
     which: Which = "best",
     seed: int | None = None,
@@ -90,7 +90,7 @@ def evaluate_saved(
     num_episodes: int | None = None,
     config: Config | None = None,
     events: Sequence[Part] = (),
-) -> tuple[Saved, dict[str, np.ndarray]]:
+) -> tuple[LoadedRun, dict[str, np.ndarray]]:
     """Complete episodes with a saved policy; left as it is, the evaluation of the run itself, on its key.
 
     Returns:
@@ -99,7 +99,7 @@ def evaluate_saved(
     Raises:
       ConfigError: see `load_policy`.
     """
-    saved = open_saved(directory, which, config=config, events=events)
+    saved = open_run(directory, which, config=config, events=events)
     one = saved if seed is None else one_seed(saved, seed)
     settings: EvaluationConfig = saved.trainer.config.evaluation
     if num_episodes is not None:
@@ -111,13 +111,13 @@ def evaluate_saved(
     return one, {name: values[index] for name, values in of_all.items()}
 
 
-def open_saved(
+def open_run(
     directory: str | Path,
     which: Which = "last",
     *,
     config: Config | None = None,
     events: Sequence[Part] = (),
-) -> Saved:
+) -> LoadedRun:
     """A checkpoint of a run, every byte checked; arguments and errors as in `load_policy`."""
     place = Path(directory)
     about, stored = rundir.read_about(place), config is None
@@ -134,8 +134,8 @@ def open_saved(
         rule = f"{rundir.CONFIG} in {str(directory)!r} is not that of the checkpoint; put it back as it was"
         raise ConfigError([*changed, Problem("config", MISSING, rule)])
     seeds = Seeds.of(about)
-    origin = Origin(config, seeds, about, arrays, manifest, None, [])
-    return Saved(trainer, *restored(origin, trainer, events), manifest, seeds)
+    run_plan = RunPlan(config, seeds, about, arrays, manifest, None, [])
+    return LoadedRun(trainer, *restored(run_plan, trainer, events), manifest, seeds)
 
 
 def _choose(place: Path, which: Which, trainer: Trainer) -> Path:
@@ -157,7 +157,7 @@ def _choose(place: Path, which: Which, trainer: Trainer) -> Path:
     return there[chosen]
 
 
-def one_seed(saved: Saved, seed: int | None) -> Saved:
+def one_seed(saved: LoadedRun, seed: int | None) -> LoadedRun:
     """One of several seeds, as a single run has it; unset, the best."""
     everyone = saved.seeds.all
     if seed is not None and seed not in everyone:
@@ -176,7 +176,7 @@ def one_seed(saved: Saved, seed: int | None) -> Saved:
     state = jax.tree.map(lambda x: x[index] if x.ndim else x, saved.state)
     history = jax.tree.map(lambda x: x[:, index], saved.history)
     seeds = dataclasses.replace(saved.seeds, chosen=(seed,))
-    return Saved(saved.trainer, state, history, saved.manifest, seeds)
+    return LoadedRun(saved.trainer, state, history, saved.manifest, seeds)
 
 
 def verdicts(directory: str | Path) -> dict[Path, str | None]:
@@ -212,7 +212,7 @@ def replay(
     if len(whole) < 2:
         raise ConfigError([Problem("replay", MISSING, "needs two whole checkpoints")])
     before, after = (checkpoint.read_manifest(path) for path in whole[-2:])
-    saved = open_saved(directory, before["env_steps"], config=config, events=events)
+    saved = open_run(directory, before["env_steps"], config=config, events=events)
     with compilation_cache(True, Path(directory)):  # on a GPU, with the very kernels of the run
         compiled = Compiled(saved.trainer.config, events, saved.seeds.keys(), run=0)
     state, history = compiled.advance(saved.state, saved.history, after["update"] - before["update"])

@@ -1,6 +1,6 @@
 """Advance a run in chunks; between two of them save, answer signals, and look whether all is well.
 
-In: compiled programs, a state, a committer. Out: the state at the end, or where a signal stopped it.
+In: compiled programs, a state, a checkpoints. Out: the state at the end, or where a signal stopped it.
 Knows nothing of directories or configs on disk: `launch.py` sets all of it up.
 """
 
@@ -28,12 +28,12 @@ from jaxtrain.schedule import every, finish
 
 
 @dataclass(frozen=True)
-class Draft:
+class PendingSave:
     """A checkpoint that is to be saved; what takes time is asked for by the thread that saves it."""
 
     env_steps: int
     arrays: Callable[[], Mapping[str, np.ndarray]]  # name -> array, on the host
-    lengths: Callable[[], Mapping[Path, int]]  # see `Door.mark`
+    lengths: Callable[[], Mapping[Path, int]]  # see `Dispatcher.mark`
     facts: Callable[[Mapping[str, np.ndarray]], Mapping[str, Any]]  # for the manifest, from the arrays
     needed: Path | None  # the log without which there must be no checkpoint: rows would be missing for ever
 
@@ -134,7 +134,7 @@ def set_aside(path: Path) -> Path:
     return aside
 
 
-class Committer:
+class CheckpointManager:
     """Saves checkpoints in a thread of its own, one after the other, while training goes on.
 
     Args:
@@ -156,7 +156,7 @@ class Committer:
         self.last: Path | None = None  # the newest that is on disk
         self.written: list[float] = []  # seconds that each took to be on disk
 
-    def submit(self, draft: Draft) -> None:
+    def submit(self, draft: PendingSave) -> None:
         """Begin to save; waits for the one before, and raises what went wrong with it."""
         self.wait()
         self._job = self._pool.submit(self._commit, draft)
@@ -180,7 +180,7 @@ class Committer:
         """End the thread, after what it is at."""
         self._pool.shutdown(wait=True)
 
-    def _commit(self, draft: Draft) -> None:
+    def _commit(self, draft: PendingSave) -> None:
         begun = time.perf_counter()
         logs = dict(self._earlier)
         for path, size in draft.lengths().items():

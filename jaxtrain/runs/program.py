@@ -37,7 +37,7 @@ class Compiled:
     Args:
       config: with plain rates.
       keys: one key, or keys [S].
-      run: `Door.id` of whom the reports are for; 0 is nobody.
+      run: `Dispatcher.id` of whom the reports are for; 0 is nobody.
       fresh: whether `start` will be called.
     """
 
@@ -69,11 +69,11 @@ class Compiled:
         one = jax.ShapeDtypeStruct((), jnp.int32)
         lowered = jax.jit(advance, donate_argnums=(1, 2)).lower(self._config, *shapes, self._run, one)
         self._advance = lowered.compile()
-        named = jax.eval_shape(snapshot.arrays, *shapes)
+        named = jax.eval_shape(snapshot.to_arrays, *shapes)
         self._names, self._packing = list(named), Packing(list(named.values()), SMALL)
 
         def copy(state: TrainState, history: History) -> list[jax.Array]:
-            found = snapshot.arrays(state, history)
+            found = snapshot.to_arrays(state, history)
             return self._packing.pack([found[name] for name in self._names])
 
         self._copy = jax.jit(copy).lower(*shapes).compile()

@@ -1,6 +1,6 @@
 """Where a run begins or goes on: its config, its seeds, and the checkpoint that it goes on from, if any.
 
-In: what the caller asks for, and a directory. Out: an `Origin`. Refuses, before anything is changed on disk,
+In: what the caller asks for, and a directory. Out: an `RunPlan`. Refuses, before anything is changed on disk,
 what would not be the same run.
 """
 
@@ -266,7 +266,7 @@ class Seeds:
 
 
 @dataclass(frozen=True)
-class Origin:
+class RunPlan:
     """What to run, and from where."""
 
     config: Config
@@ -308,9 +308,9 @@ def asked_seeds(
     return asked
 
 
-def anew(
+def start_run(
     config: Config, events: Sequence[Part], asked: Mapping[str, Any], start_from: str | Path | None
-) -> Origin:
+) -> RunPlan:
     """A run of its own, from the beginning or from a checkpoint of another."""
     arrays, manifest, notes, source = {}, {}, list[str](), None
     if start_from is None:
@@ -343,10 +343,12 @@ def anew(
         "events": _described(events),
         "starts": [],
     }
-    return Origin(config, seeds, about, arrays, manifest, None, notes)
+    return RunPlan(config, seeds, about, arrays, manifest, None, notes)
 
 
-def again(place: Path, config: Config, events: Sequence[Part], asked: Mapping[str, Any]) -> Origin | None:
+def resume_run(
+    place: Path, config: Config, events: Sequence[Part], asked: Mapping[str, Any]
+) -> RunPlan | None:
     """The run that a directory holds, from its newest whole checkpoint; None if there is none to speak of."""
     found = find(place)
     said, configured = ((place / name).exists() for name in (rundir.RUN, rundir.CONFIG))
@@ -372,10 +374,10 @@ def again(place: Path, config: Config, events: Sequence[Part], asked: Mapping[st
             about["start_from"],
             {f.name: getattr(seeds, f.name) for f in dataclasses.fields(seeds)},
         )
-        begun = anew(config, events, given, source and source["directory"])
+        begun = start_run(config, events, given, source and source["directory"])
         return dataclasses.replace(begun, about=about, notes=notes)
     _check_length(config, place, found)
-    return Origin(config, seeds, about, found.arrays, found.manifest, found, notes)
+    return RunPlan(config, seeds, about, found.arrays, found.manifest, found, notes)
 
 
 def _check_length(config: Config, place: Path, found: Found) -> None:
@@ -391,19 +393,19 @@ def _described(events: Sequence[Part]) -> list[str]:
     return [f"{type(e).__name__} {e.name}: {getattr(e, 'schedule', '')}".rstrip(": ") for e in events]
 
 
-def restored(origin: Origin, trainer: Trainer, events: Sequence[Part]) -> tuple[TrainState, History]:
-    """The state and the history of the checkpoint that `origin` goes on from.
+def restored(run_plan: RunPlan, trainer: Trainer, events: Sequence[Part]) -> tuple[TrainState, History]:
+    """The state and the history of the checkpoint that `run_plan` goes on from.
 
     Raises:
       ConfigError: it does not fit the program; has a line for each array.
     """
-    said = origin.manifest
-    logging_then = dataclasses.replace(origin.config.logging, every=said["logging_every"])
-    then = dataclasses.replace(origin.config, total_env_steps=said["total_env_steps"], logging=logging_then)
-    state, history = shapes(trainer, origin.seeds)
+    said = run_plan.manifest
+    logging_then = dataclasses.replace(run_plan.config.logging, every=said["logging_every"])
+    then = dataclasses.replace(run_plan.config, total_env_steps=said["total_env_steps"], logging=logging_then)
+    state, history = shapes(trainer, run_plan.seeds)
     try:
-        return snapshot.restore(
-            origin.arrays,
+        return snapshot.from_arrays(
+            run_plan.arrays,
             state,
             history,
             marks=trainer.timetable,

@@ -29,7 +29,7 @@ def names(tree: PyTree, root: str) -> list[tuple[str, Any]]:
     return [(root + jax.tree_util.keystr(path), leaf) for path, leaf in found]
 
 
-def arrays(state: TrainState, history: History) -> dict[str, jax.Array]:
+def to_arrays(state: TrainState, history: History) -> dict[str, jax.Array]:
     """Every leaf by its name."""
     return {
         name: jax.random.key_data(x) if _is_key(x) else x
@@ -37,7 +37,7 @@ def arrays(state: TrainState, history: History) -> dict[str, jax.Array]:
     }
 
 
-def restore(
+def from_arrays(
     held: Mapping[str, np.ndarray],
     state: TrainState,
     history: History,
@@ -48,7 +48,7 @@ def restore(
     """The state and the history that `held` are, in the shapes of this program.
 
     Args:
-      held: what `arrays` gave, or `of_seeds`.
+      held: what `to_arrays` gave, or `of_seeds`.
       state, history: of the program, `jax.ShapeDtypeStruct`s will do.
       marks, old_marks: event -> its updates in this program, and in the one that `held` is of. Rows of
         marks that are in both are carried over; others of this program say nothing yet.

@@ -20,7 +20,7 @@ PATIENCE_SECONDS = 1.0  # what one sink may hold training up for, in all, while 
 _log = logging.getLogger("jaxtrain")
 
 
-class Lane:
+class SinkWorker:
     """One sink, the tasks that wait for it, and the thread that does them in order.
 
     `_changed` guards everything here; the sink's own methods run outside of it.

@@ -97,11 +97,11 @@ def runs(options: argparse.Namespace) -> int:
 
 def evaluate(options: argparse.Namespace) -> int:
     """Complete episodes with a saved policy."""
-    from jaxtrain.runs.load import evaluate_saved
+    from jaxtrain.runs.load import evaluate_run
 
     digits = options.which.replace(",", "").replace("_", "")  # as numbers are printed, and written in YAML
     which = int(digits) if digits.isdecimal() else options.which
-    saved, report = evaluate_saved(options.directory, which, options.seed, num_episodes=options.num_episodes)
+    saved, report = evaluate_run(options.directory, which, options.seed, num_episodes=options.num_episodes)
     env_steps, trainer = saved.manifest["env_steps"], saved.trainer
     per = trainer.env_steps_per_update
     stopped = np.asarray(saved.state.stopped_at)

@@ -15,7 +15,7 @@ import pytest
 
 from jaxtrain import PPO
 from jaxtrain.rl.minibatch import permutation
-from jaxtrain.types import Box, Discrete, MultiDiscrete, Rollout, Spec, Step
+from jaxtrain.types import Box, Discrete, EnvSpec, MultiDiscrete, Rollout, Step
 from tests.recorded import config_of, record
 from tests.reference_ppo import ReferencePPO, Settings
 
@@ -228,7 +228,7 @@ def test_metrics_are_finite_and_the_loss_is_the_sum_of_its_parts(case):
     np.testing.assert_allclose(m["loss"], parts, rtol=1e-9)
 
 
-def test_normalisers_hold_the_statistics_of_all_rollouts_and_of_nothing_else(case):
+def test_normalizers_hold_the_statistics_of_all_rollouts_and_of_nothing_else(case):
     stats = case.ours.agent.obs_stats
     assert (stats is None) == (case.name == "discrete")
     if stats is not None:
@@ -252,7 +252,7 @@ def recorded(env, algorithm, updates):
 
 
 def test_one_full_batch_sees_the_policy_that_acted_however_observations_rewards_and_actions_are_transformed():
-    """A normaliser that moved before learning, or a log-probability of another action, would show."""
+    """A normalizer that moved before learning, or a log-probability of another action, would show."""
     algorithm = pick(
         {},
         num_epochs=1,
@@ -284,7 +284,7 @@ def test_each_sample_is_used_once_in_each_epoch():
         value_network=nn.Dense(1, use_bias=False, kernel_init=nn.initializers.zeros),
         optimizer=optax.sgd(1.0),
     )
-    spec = Spec(Box(0.0, 1.0, (size,)), Discrete(2), jax.ShapeDtypeStruct((size,), jnp.float32), ENVS, 1)
+    spec = EnvSpec(Box(0.0, 1.0, (size,)), Discrete(2), jax.ShapeDtypeStruct((size,), jnp.float32), ENVS, 1)
 
     @jax.jit
     def values(key):

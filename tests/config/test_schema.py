@@ -81,7 +81,7 @@ def test_the_word_on_is_a_key_and_merged_keys_may_be_said_again(tmp_path):
     (tmp_path / "merge.yaml").write_text(
         "env: {id: 'tests.helpers:Walk'}\n"
         "events:\n"
-        "- &base {name: a, run: randomise, on: reset, params: {push: {low: 1, high: 2}}}\n"
+        "- &base {name: a, run: randomize, on: reset, params: {push: {low: 1, high: 2}}}\n"
         "- {<<: *base, name: b}\n"
     )
     assert [(e.name, e.on) for e in load_config(tmp_path / "merge.yaml").events] == [

@@ -64,7 +64,7 @@ BAD = [
     (
         "events.0.run=randomize",
         "events.0.run = 'randomize': needs a stock event or package.module:function; "
-        "the nearest known is 'randomise'",
+        "the nearest known is 'randomize'",
     ),
     (
         "events.4.run=tests.nowhere:f",
@@ -343,7 +343,7 @@ def test_an_unknown_environment_is_answered_with_the_nearest_and_a_derived_param
         EnvConfig(params={"total_mass": 2})
     draw = {
         "name": "x",
-        "run": "randomise",
+        "run": "randomize",
         "every": 8192,
         "params": {"polemass_length": {"low": 1, "high": 2}},
     }

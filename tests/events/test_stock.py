@@ -10,7 +10,7 @@ import pytest
 from jaxtrain import Config, ConfigError, Event, OnReset, Trainer, at, every, finish, train, when
 from jaxtrain.events.curriculum import curriculum
 from jaxtrain.events.early_stop import early_stop
-from jaxtrain.events.randomize import randomise
+from jaxtrain.events.randomize import randomize
 from jaxtrain.loop.state import RUNNING, STOPPED
 from jaxtrain.sinks import Memory
 from tests.helpers import Walk, WalkParams, arrays, differing, keys, tiny
@@ -25,7 +25,7 @@ def wide():
     return trainer, trainer.new(jax.random.key(0))
 
 
-# ---- domain randomisation
+# ---- domain randomization
 
 
 @pytest.mark.parametrize(
@@ -41,7 +41,7 @@ def wide():
 )
 def test_every_environment_draws_its_own_value_from_the_distribution(wide, how, unit):
     trainer, state = wide
-    event = randomise("reward", every(PER), scale=how)
+    event = randomize("reward", every(PER), scale=how)
     new, report = event.run(trainer, state, jax.random.key(1))
     drawn = np.asarray(new.env_params.scale)
     # Kolmogorov-Smirnov: 1.95 / sqrt(n) is exceeded once in a thousand keys, and this is one key.
@@ -53,7 +53,7 @@ def test_every_environment_draws_its_own_value_from_the_distribution(wide, how, 
 
 def test_fields_are_drawn_apart_and_at_each_reset_where_there_is_no_schedule():
     how = {"low": 0.0, "high": 1.0}
-    hook = randomise("both", None, scale=how, push=how)
+    hook = randomize("both", None, scale=how, push=how)
     assert isinstance(hook, OnReset)
     start = jax.tree.map(jnp.float32, WalkParams())
     a, b = (hook.run(jax.random.key(k), start) for k in (0, 1))
@@ -71,12 +71,12 @@ NO_RANGE = [
 @pytest.mark.parametrize("how", NO_RANGE)
 def test_a_distribution_without_a_range_draws_its_one_value_in_bits(how):
     start = jax.tree.map(lambda x: jnp.full(3, x, jnp.float32), WalkParams())
-    assert differing(randomise("none", None, scale=how).run(jax.random.key(0), start), start) == []
+    assert differing(randomize("none", None, scale=how).run(jax.random.key(0), start), start) == []
 
 
 @pytest.mark.parametrize("schedule", [every(2 * PER), None], ids=["event", "reset"])
-def test_randomisation_without_a_range_is_none_in_bits(plain, schedule):
-    nominal = randomise("none", schedule, scale=NO_RANGE[0])
+def test_randomization_without_a_range_is_none_in_bits(plain, schedule):
+    nominal = randomize("none", schedule, scale=NO_RANGE[0])
     assert differing(train(tiny(), jax.random.key(0), events=[nominal]).state, plain) == []
 
 
@@ -100,15 +100,15 @@ def plain():
 )
 def test_a_draw_that_makes_no_sense_is_refused_with_its_field(fields, words):
     with pytest.raises(ConfigError) as error:
-        randomise("reward", None, **fields)
+        randomize("reward", None, **fields)
     assert words in str(error.value)
 
 
 @pytest.mark.parametrize(
     ("event", "words"),
     [
-        (randomise("r", every(PER), scael={"low": 0.0, "high": 1.0}), "event 'r' = 'scael'.*'scale'"),
-        (randomise("r", None, scael={"low": 0.0, "high": 1.0}), "event 'r' = 'scael'.*'scale'"),
+        (randomize("r", every(PER), scael={"low": 0.0, "high": 1.0}), "event 'r' = 'scael'.*'scale'"),
+        (randomize("r", None, scael={"low": 0.0, "high": 1.0}), "event 'r' = 'scael'.*'scale'"),
         (
             curriculum("c", every(PER), field="psuh", marks=[0], values=[1.0]),
             "event 'c' = 'psuh'.*'push'",
@@ -227,7 +227,7 @@ def test_early_stop_below_a_mark_and_nothing_reached_by_nan(wide):
 def test_a_config_names_stock_events_and_their_rates_are_leaves():
     config = tiny(
         events=[
-            {"name": "r", "run": "randomise", "every": PER, "params": {"scale": {"low": 1.0, "high": 2.0}}}
+            {"name": "r", "run": "randomize", "every": PER, "params": {"scale": {"low": 1.0, "high": 2.0}}}
         ]
     )
     assert {1.0, 2.0} <= set(jax.tree.leaves(config))

@@ -29,7 +29,7 @@ import jax
 from jaxtrain import Config
 from jaxtrain.config import field
 from jaxtrain.runs import checkpoint, disk, manager
-from jaxtrain.types import Collect, Metrics, PyTree, Spec
+from jaxtrain.types import Collect, EnvSpec, Metrics, PyTree
 from tests.helpers import Reinforce
 
 # What compiles here is tiny and is compiled again in every process: older code generators are twice as fast.
@@ -54,7 +54,7 @@ class Drift(Reinforce):
     name: str = field.text("tests.faults.processes:Drift")
 
     def update(
-        self, spec: Spec, agent: PyTree, collect: Collect, runner: PyTree, key: Any
+        self, spec: EnvSpec, agent: PyTree, collect: Collect, runner: PyTree, key: Any
     ) -> tuple[PyTree, PyTree, Metrics]:
         noise = self.learning_rate * jax.random.normal(key, agent["policy"].shape)
         agent = agent | {"policy": 0.9 * agent["policy"] + noise}

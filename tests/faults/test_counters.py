@@ -34,7 +34,7 @@ def look(trainer: Trainer, state: Any, key: Any) -> Any:
 def advance(trainer: Trainer, begin: int, sinks: list[Any], seeds: int) -> list[str]:
     """The run from update `begin` on, as a resumed one; what its sinks lost."""
     state = trainer.new(keys(seeds) if seeds > 1 else jax.random.key(0)).replace(clock=jnp.int32(begin))
-    outlet = callback.Door(sinks, run_info(trainer))
+    outlet = callback.connect(sinks, run_info(trainer))
 
     @jax.jit
     def program(state: Any, run: jax.Array) -> Any:

@@ -108,7 +108,7 @@ def long_run(records: int, every_samples: int, directory: Path) -> tuple[Held, l
         TensorBoard(directory / "board") as board,
         JsonLines(directory / "metrics.jsonl") as lines,
     ):
-        outlet = callback.Door([console, lines, board, count], run_info(trainer))
+        outlet = callback.connect([console, lines, board, count], run_info(trainer))
         state = fresh
         for done in range(CHUNK, records + 1, CHUNK):
             state = chunk(state, jnp.int32(outlet.id), CHUNK)
@@ -116,7 +116,7 @@ def long_run(records: int, every_samples: int, directory: Path) -> tuple[Held, l
             if done % every_samples == 0:
                 samples.append(Held.now())
         assert outlet.finish() == []
-    assert outlet.id not in callback._doors
+    assert outlet.id not in callback._runs
     del outlet, state
     return before, samples, Held.now(), count
 

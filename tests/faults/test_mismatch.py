@@ -155,7 +155,7 @@ def test_another_network_or_optimizer_is_refused_by_its_fields(original, tmp_pat
 
 
 def test_a_checkpoint_whose_arrays_are_others_is_refused_with_a_line_for_each(run):
-    """Saved by hand: every byte fits its manifest, and the config is the same."""
+    """LoadedRun by hand: every byte fits its manifest, and the config is the same."""
     newest = list(manager.found(run / "checkpoints").values())[-1]
     held, manifest = checkpoint.load(newest)
     policy = next(name for name in held if "policy" in name and name.startswith("state.agent"))

@@ -216,7 +216,7 @@ def test_a_path_that_is_a_pipe_is_named_once_and_costs_nobody_else_a_row(tmp_pat
 
 
 def test_a_file_that_blocks_is_named_once_and_costs_nobody_else_a_row(tmp_path, caplog, monkeypatch):
-    monkeypatch.setitem(callback.Door.__init__.__kwdefaults__, "deadline_seconds", 1.0)
+    monkeypatch.setitem(callback.Dispatcher.__init__.__kwdefaults__, "deadline_seconds", 1.0)
     board = Blocking(tmp_path / "tb")
     message = trained_beside(board, tmp_path, caplog)
     assert "sink Blocking was not done 1 s after the program was" in message

@@ -20,8 +20,8 @@ from jax.experimental import io_callback
 
 from jaxtrain import Event, at, every, finish, startup, train, when
 from jaxtrain.loop import callback
-from jaxtrain.loop import callback as host
 from jaxtrain.sinks import JsonLines, Memory
+from jaxtrain.sinks.dispatch import Dispatcher
 from tests.helpers import differing, keys, tiny
 
 UPDATES, PER = 12, tiny().env_steps_per_update
@@ -58,7 +58,7 @@ LOOK = Event("look", every(PER), look)
 def threads_and_doors():
     """What a run has on the host: the threads of its sinks, and its door."""
     threads = {thread for thread in threading.enumerate() if thread.name.startswith("jaxtrain-")}
-    return threads | set(callback._doors.values())
+    return threads | set(callback._runs.values())
 
 
 @pytest.fixture
@@ -240,11 +240,11 @@ class Blocks(Memory):
         self._perhaps("flush")
 
 
-class Impatient(callback.Door):
+class Impatient(Dispatcher):
     """The door, with a shorter deadline."""
 
-    def __init__(self, sinks, info):
-        super().__init__(sinks, info, deadline_seconds=0.3)
+    def __init__(self, sinks, info, **given):
+        super().__init__(sinks, info, deadline_seconds=0.3, **given)
 
 
 @pytest.fixture(scope="module")
@@ -257,7 +257,7 @@ def unwatched():
 def test_a_sink_that_fails_is_reported_once_by_name_and_changes_nothing_else(
     fault, first, unwatched, tmp_path, monkeypatch, caplog
 ):
-    monkeypatch.setattr(host, "Door", Impatient)
+    monkeypatch.setattr(callback, "Dispatcher", Impatient)
     bad = Raises() if fault == "raises" else Blocks(fault)
     others = [Memory(), JsonLines(tmp_path / "metrics.jsonl")]
     order = [bad, *others] if first else [*others, bad]

@@ -1,4 +1,4 @@
-"""The door: what a compiled program hands out arrives, and no sink can hurt the run or another sink."""
+"""The callback: what a compiled program hands out arrives, and no sink can hurt the run or another sink."""
 
 from __future__ import annotations
 
@@ -15,9 +15,8 @@ import numpy as np
 import pytest
 
 from jaxtrain.loop import callback
-from jaxtrain.loop import callback as host
-from jaxtrain.sinks import JsonLines, Memory
-from jaxtrain.sinks import worker as lane
+from jaxtrain.sinks import JsonLines, Memory, dispatch, worker
+from jaxtrain.sinks.dispatch import Dispatcher
 from jaxtrain.types import Record, RunInfo
 
 INFO = RunInfo("probe", total_env_steps=96, env_steps_per_update=8, num_seeds=1)
@@ -50,7 +49,7 @@ def program(run: jax.Array, begin: jax.Array, params: jax.Array, *, seeds: int) 
 program.traces = 0  # pyright: ignore[reportFunctionMemberAccess]
 
 
-def run(door: callback.Door, *, seeds: int = 3, begin: int = 0) -> np.ndarray:
+def run(door: Dispatcher, *, seeds: int = 3, begin: int = 0) -> np.ndarray:
     params = jnp.linspace(0.1, 0.9, seeds)
     return np.asarray(program(jnp.int32(door.id), jnp.int32(begin), params, seeds=seeds))
 
@@ -92,7 +91,7 @@ class Stuck(Memory):
 @pytest.mark.parametrize("seeds", [1, 3])
 def test_records_arrive_in_order_with_exact_counts_and_the_seed_axis(seeds):
     memory = Memory()
-    door = callback.Door([memory], INFO)
+    door = callback.connect([memory], INFO)
     final = run(door, seeds=seeds)
     assert door.finish() == []
     want = [
@@ -109,9 +108,9 @@ def test_records_arrive_in_order_with_exact_counts_and_the_seed_axis(seeds):
 
 def test_which_sinks_watch_changes_no_bit_and_traces_nothing(tmp_path):
     doors = [
-        callback.Door([], INFO),
-        callback.Door([Memory()], INFO),
-        callback.Door([JsonLines(tmp_path / "metrics.jsonl"), Memory()], INFO),
+        callback.connect([], INFO),
+        callback.connect([Memory()], INFO),
+        callback.connect([JsonLines(tmp_path / "metrics.jsonl"), Memory()], INFO),
     ]
     first = run(doors[0])
     traces = program.traces
@@ -123,7 +122,7 @@ def test_which_sinks_watch_changes_no_bit_and_traces_nothing(tmp_path):
 
 def test_a_run_that_is_over_or_never_was_gets_nothing_and_does_no_harm():
     memory = Memory()
-    door = callback.Door([memory], INFO)
+    door = callback.connect([memory], INFO)
     before = run(door)
     door.finish()
     seen = len(memory.records)
@@ -137,7 +136,7 @@ def test_a_run_that_is_over_or_never_was_gets_nothing_and_does_no_harm():
 def test_counters_do_not_wrap(env_steps_per_update):
     begin = 2**31 - 1 - UPDATES
     memory = Memory()
-    door = callback.Door([memory], RunInfo("probe", 0, env_steps_per_update, 1))
+    door = callback.connect([memory], RunInfo("probe", 0, env_steps_per_update, 1))
     run(door, begin=begin)
     door.finish()
     last = memory.records[-1]
@@ -149,8 +148,8 @@ def test_counters_do_not_wrap(env_steps_per_update):
 )
 def test_a_sink_that_raises_is_named_once_with_its_loss_and_hurts_nobody(at, lost, caplog):
     sink, memory = Broken(at, OSError(28, "No space left on device", "/full/disk")), Memory()
-    door = callback.Door([sink, memory], INFO)
-    quiet = run(callback.Door([], INFO))
+    door = callback.connect([sink, memory], INFO)
+    quiet = run(callback.connect([], INFO))
     np.testing.assert_array_equal(run(door), quiet)
     with pytest.warns(RuntimeWarning, match="sink Broken failed with OSError") as caught:
         losses = door.finish()
@@ -165,14 +164,14 @@ def test_a_sink_that_raises_is_named_once_with_its_loss_and_hurts_nobody(at, los
 
 
 def test_a_sink_that_ends_its_thread_is_a_sink_that_failed():
-    door = callback.Door([Broken(2, SystemExit(3))], INFO)
+    door = callback.connect([Broken(2, SystemExit(3))], INFO)
     run(door)
     with pytest.warns(RuntimeWarning):
         assert door.finish() == ["sink Broken failed with SystemExit: 3; 8 of 9 records lost"]
 
 
 def test_a_second_wait_does_not_warn_again_and_counts_on():
-    door = callback.Door([Broken(1, ValueError("no"))], INFO)
+    door = callback.connect([Broken(1, ValueError("no"))], INFO)
     run(door)
     with pytest.warns(RuntimeWarning):
         door.wait()
@@ -184,7 +183,7 @@ def test_a_second_wait_does_not_warn_again_and_counts_on():
 
 def test_a_sink_that_never_returns_is_left_out_at_the_deadline_while_the_others_complete():
     stuck, memory = Stuck(), Memory()
-    door = callback.Door([stuck, memory], INFO, deadline_seconds=0.2)
+    door = callback.connect([stuck, memory], INFO, deadline_seconds=0.2)
     run(door)
     with pytest.warns(RuntimeWarning, match="sink Stuck"):
         losses = door.finish()
@@ -198,13 +197,13 @@ def test_a_sink_that_never_returns_does_not_keep_the_process_alive():
     code = """if True:
         import threading, jax, jax.numpy as jnp
         from jaxtrain import sinks
-        from jaxtrain.loop import callback as host
+        from jaxtrain.loop import callback
         from jaxtrain.types import RunInfo
         class Stuck(sinks.Memory):
             def open(self, run):
                 threading.Event().wait()
-        door = host.Door([Stuck()], RunInfo("probe", 8, 8, 1), deadline_seconds=0.1)
-        jax.jit(lambda run: host.started(run, jnp.int32(0), num_seeds=1))(jnp.int32(door.id))
+        door = callback.connect([Stuck()], RunInfo("probe", 8, 8, 1), deadline_seconds=0.1)
+        jax.jit(lambda run: callback.started(run, jnp.int32(0), num_seeds=1))(jnp.int32(door.id))
         print(*door.finish())
         """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
@@ -213,9 +212,9 @@ def test_a_sink_that_never_returns_does_not_keep_the_process_alive():
 
 
 def test_a_full_queue_holds_training_up_once_and_never_again(monkeypatch):
-    monkeypatch.setattr(lane, "PATIENCE_SECONDS", 0.1)
+    monkeypatch.setattr(worker, "PATIENCE_SECONDS", 0.1)
     stuck, memory = Stuck(), Memory()
-    door = callback.Door([stuck, memory], INFO, capacity=2)
+    door = callback.connect([stuck, memory], INFO, capacity=2)
     run(door)
     with pytest.warns(RuntimeWarning, match="sink Stuck"):
         losses = door.finish()
@@ -226,7 +225,7 @@ def test_a_full_queue_holds_training_up_once_and_never_again(monkeypatch):
 
 def test_a_slow_sink_loses_nothing_while_its_queue_has_room():
     stuck = Stuck()
-    door = callback.Door([stuck], INFO)
+    door = callback.connect([stuck], INFO)
     final = run(door)
     assert stuck.reached.wait(10)
     stuck.release.set()
@@ -236,13 +235,13 @@ def test_a_slow_sink_loses_nothing_while_its_queue_has_room():
 
 def test_a_program_that_never_began_opens_no_sink():
     memory = Memory()
-    assert callback.Door([memory], INFO).finish() == []
+    assert callback.connect([memory], INFO).finish() == []
     assert memory.run is None
 
 
 def test_waiting_between_chunks_leaves_every_record_written():
     memory = Memory()
-    door = callback.Door([memory], INFO)
+    door = callback.connect([memory], INFO)
     for chunk in range(3):
         run(door, begin=chunk * UPDATES)
         door.wait()
@@ -252,7 +251,7 @@ def test_waiting_between_chunks_leaves_every_record_written():
 
 def test_waiting_for_every_run_reaches_those_that_only_a_compiled_program_knows():
     memory = Memory()
-    door = callback.Door([memory], INFO)
+    door = callback.connect([memory], INFO)
     run(door)
     callback.wait()
     assert len(memory.records) == 9
@@ -262,16 +261,16 @@ def test_waiting_for_every_run_reaches_those_that_only_a_compiled_program_knows(
 def test_speed_is_env_steps_of_all_seeds_over_training_time_alone(monkeypatch):
     # Times are set, so that what is divided by what is exact.
     now = [0.0]
-    monkeypatch.setattr(callback.time, "perf_counter", lambda: now[0])
+    monkeypatch.setattr(dispatch.time, "perf_counter", lambda: now[0])
     memory = Memory()
-    door = callback.Door([memory], INFO)
+    door = callback.connect([memory], INFO)
 
     def at(seconds: float, act: Any, *args: Any, **static: Any) -> None:
         now[0] = seconds
         act(door, *args, **static)
 
-    record = partial(callback.Door.on_record, seeds=True)
-    at(100, callback.Door.on_start, 0, num_seeds=4)
+    record = partial(Dispatcher.on_record, seeds=True)
+    at(100, Dispatcher.on_start, 0, num_seeds=4)
     at(101, record, 0, {}, name="evaluation")  # before the first update
     at(103, record, 10, {}, name="metrics")  # 10 updates in 2 s
     at(150, record, 10, {}, name="evaluation")  # 47 s of evaluation
@@ -279,7 +278,7 @@ def test_speed_is_env_steps_of_all_seeds_over_training_time_alone(monkeypatch):
     at(190, record, 40, {}, name="evaluation")  # evaluated and trained for: no telling
     at(190, record, 40, {}, name="metrics")
     door.wait()
-    at(500, callback.Door.on_start, 40, num_seeds=4)  # the next chunk, much later
+    at(500, Dispatcher.on_start, 40, num_seeds=4)  # the next chunk, much later
     at(501, record, 50, {}, name="metrics")
     door.finish()
     speeds = [r.time.get("env_steps_per_second") for r in memory.records]
@@ -289,9 +288,9 @@ def test_speed_is_env_steps_of_all_seeds_over_training_time_alone(monkeypatch):
 
 def test_records_and_time_go_on_from_those_of_earlier_starts(monkeypatch):
     now = [100.0]
-    monkeypatch.setattr(callback.time, "perf_counter", lambda: now[0])
+    monkeypatch.setattr(dispatch.time, "perf_counter", lambda: now[0])
     memory = Memory()
-    door = callback.Door([memory], INFO, records=5, elapsed_seconds=1000.0)
+    door = callback.connect([memory], INFO, records=5, elapsed_seconds=1000.0)
     assert (door.records, door.elapsed_seconds) == (5, 1000.0)  # of a checkpoint before the first update
     door.on_start(40, num_seeds=1)
     for seconds, update in ((103.0, 50), (107.0, 60)):
@@ -303,8 +302,8 @@ def test_records_and_time_go_on_from_those_of_earlier_starts(monkeypatch):
 
 
 def test_a_fault_of_the_door_itself_does_not_reach_the_program(monkeypatch, caplog):
-    monkeypatch.setattr(host, "Record", None)
-    door = callback.Door([Memory()], INFO)
+    monkeypatch.setattr(dispatch, "Record", None)
+    door = callback.connect([Memory()], INFO)
     run(door)
     monkeypatch.undo()
     assert door.finish() == []

@@ -13,7 +13,7 @@ from jaxtrain import envs
 from jaxtrain.events.event import OnReset, OnStep
 from jaxtrain.loop.evaluate import evaluate
 from jaxtrain.loop.rollout import Collector
-from jaxtrain.types import Decision
+from jaxtrain.types import ActOutput
 from tests.helpers import Walk, WalkParams
 from tests.probes.envs import Counter
 
@@ -21,7 +21,7 @@ K = 5  # slots with episodes of 1, 2, 3, 4 and 5 steps and returns 1, 3, 6, 10, 
 
 
 def policy(obs, memory, key):
-    return Decision(jax.random.randint(key, obs.shape[:1], 0, 2), memory, ())
+    return ActOutput(jax.random.randint(key, obs.shape[:1], 0, 2), memory, ())
 
 
 def compiled(env, num=K, **hooks):

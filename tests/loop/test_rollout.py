@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 
 from jaxtrain import envs
 from jaxtrain.events.event import OnReset, OnStep, Statistic
-from jaxtrain.loop.rollout import Collector, Episodes, World
+from jaxtrain.loop.rollout import Collector, Episodes, RolloutState
 from jaxtrain.tree import same_tree
-from jaxtrain.types import Decision
+from jaxtrain.types import ActOutput
 from tests.helpers import Walk, WalkParams, differing
 from tests.probes.envs import Counter, CounterParams
 
@@ -26,15 +26,15 @@ T, B = 40, 5
 def policy(obs, memory, key):
     """Actions at random, and a memory that counts the steps of the episode."""
     memory = memory + 1 if isinstance(memory, jax.Array) else memory
-    return Decision(jax.random.randint(key, obs.shape[:1], 0, 2), memory, {"seen": obs})
+    return ActOutput(jax.random.randint(key, obs.shape[:1], 0, 2), memory, {"seen": obs})
 
 
 def collect(collector, params, rollouts=1, key=0):
-    """`[(World, Rollout)]`, one after the other."""
+    """`[(RolloutState, Rollout)]`, one after the other."""
     key_start, *keys = jax.random.split(jax.random.key(key), 1 + rollouts)
     none = {f"rollout/{s.name}": jnp.float32(jnp.nan) for s in collector.statistics}
     runner, env_params = jax.jit(collector.start)(key_start, params)
-    world, made = World(runner, env_params, Episodes.empty(), none), []
+    world, made = RolloutState(runner, env_params, Episodes.empty(), none), []
     roll = jax.jit(partial(collector, policy))
     for k in keys:
         world, rollout = roll(world, k)

@@ -52,9 +52,9 @@ MUTANTS = (
         "jnp.clip(value - batch.value,",
         "jnp.clip(value - batch.target,",
     ),
-    Mutant("advantages never normalised", PPO, "if self.normalize_advantages:", "if False:"),
+    Mutant("advantages never normalized", PPO, "if self.normalize_advantages:", "if False:"),
     Mutant(
-        "advantages normalised over the rollout",
+        "advantages normalized over the rollout",
         PPO,
         "flat = jax.tree.map(lambda x",
         "self, a = dataclasses.replace(self, normalize_advantages=False), batch.advantage\n"
@@ -133,21 +133,21 @@ MUTANTS = (
     Mutant(
         "running return carried over an end", RETURNS, "jnp.where(done[-1], 0.0, returns[-1])", "returns[-1]"
     ),
-    # ---- normalisers
+    # ---- normalizers
     Mutant(
-        "normaliser moves before learning",
+        "normalizer moves before learning",
         PPO,
         "obs = normalize.apply(agent.obs_stats, rollout.obs)",
         "obs = normalize.apply(normalize.update(agent.obs_stats, rollout.obs), rollout.obs)",
     ),
     Mutant(
-        "normaliser never moves",
+        "normalizer never moves",
         PPO,
         "obs_stats=normalize.update(agent.obs_stats, rollout.obs)",
         "obs_stats=agent.obs_stats",
     ),
     Mutant(
-        "normaliser takes next_obs",
+        "normalizer takes next_obs",
         PPO,
         "normalize.update(agent.obs_stats, rollout.obs)",
         "normalize.update(agent.obs_stats, rollout.next_obs)",
@@ -180,7 +180,7 @@ MUTANTS = (
         "(x - stats.mean) / std(stats)",
     ),
     Mutant(
-        "rewards centred",
+        "rewards centered",
         NORMALIZE,
         "state, reward / scale(state)",
         "state, (reward - reward.mean()) / scale(state)",

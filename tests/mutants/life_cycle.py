@@ -39,12 +39,12 @@ TESTS = {
         "tests/faults/test_disk_full.py",
     ),
     "runs/directory.py": ("tests/faults/test_directory.py", "tests/faults/test_hostile.py"),
-    "loop/callback.py": ("tests/loop/test_callback.py", "tests/faults/test_resume.py"),
+    "sinks/dispatch.py": ("tests/loop/test_callback.py", "tests/faults/test_resume.py"),
     "tree.py": ("tests/test_tree_packing.py", "tests/runs/test_launch.py"),
     "runs/signals.py": ("tests/faults/test_signals.py",),
 }
 
-MANAGER, CHECKPOINT, RESUME, SNAPSHOT, LAUNCH, DIRECTORY, CALLBACK, TREE, SIGNALS = TESTS
+MANAGER, CHECKPOINT, RESUME, SNAPSHOT, LAUNCH, DIRECTORY, DISPATCH, TREE, SIGNALS = TESTS
 
 MUTANTS = (
     # ---- which checkpoints stay, and which is gone on from
@@ -162,10 +162,10 @@ MUTANTS = (
         "if not path.resolve().is_relative_to(directory.resolve()):",
         "if not path.absolute().is_relative_to(directory.absolute()):",
     ),
-    Mutant("a resumed run counts its records anew", CALLBACK, "self.records = records", "self.records = 0"),
+    Mutant("a resumed run counts its records anew", DISPATCH, "self.records = records", "self.records = 0"),
     Mutant(
         "the time of earlier starts is forgotten",
-        CALLBACK,
+        DISPATCH,
         "self._earlier = elapsed_seconds",
         "self._earlier = 0.0",
     ),

@@ -16,7 +16,7 @@ from jax import lax
 
 from jaxtrain import PPO, Trainer, train
 from jaxtrain.config import field
-from jaxtrain.types import Box, Decision, Discrete, Rollout, Spec, Step
+from jaxtrain.types import ActOutput, Box, Discrete, EnvSpec, Rollout, Step
 from tests.probes import envs as probes
 from tests.recorded import config_of, record
 
@@ -78,7 +78,7 @@ class FarAway(probes.ObsIsReward):
         return step._replace(obs=1000 + 50 * step.obs, reward=100 * step.reward)
 
 
-def test_normalised_observations_and_rewards_give_values_in_the_environments_own_units():
+def test_normalized_observations_and_rewards_give_values_in_the_environments_own_units():
     trainer, state = learn(FarAway(), normalize_observations=True, normalize_rewards=True)
     value = trainer.value(state, FarAway().observations())
     np.testing.assert_allclose(value, [-100.0, 100.0], atol=2.0)
@@ -112,7 +112,7 @@ def test_an_entropy_bonus_alone_makes_the_policy_uniform():
     assert entropy(state) == pytest.approx(env.entropy(), abs=1e-3)
 
 
-def test_with_normalised_advantages_the_unit_of_the_reward_does_not_reach_the_policy():
+def test_with_normalized_advantages_the_unit_of_the_reward_does_not_reach_the_policy():
     # The observation is 0, so that a fresh critic says exactly 0 whatever the reward.
     plain_steps = ppo(num_epochs=1, num_minibatches=1, optimizer=optax.sgd(1.0))
 
@@ -152,7 +152,7 @@ def test_the_values_of_a_fixed_policy_solve_the_bellman_equation():
     )
     rollout = jax.tree.map(jnp.asarray, rollout)
     updates, envs = 300, len(start)
-    spec = Spec(
+    spec = EnvSpec(
         Box(0.0, 1.0, (states,)), Discrete(2), jax.ShapeDtypeStruct((states,), jnp.float32), envs, updates
     )
     algorithm = ppo(rollout_length=steps, max_grad_norm=1e6)
@@ -249,7 +249,7 @@ class Keep:
         return ()
 
     def act(self, spec, agent, obs, memory, key, *, greedy):
-        return Decision(jnp.zeros(len(obs), jnp.int32), memory, jax.random.uniform(key))
+        return ActOutput(jnp.zeros(len(obs), jnp.int32), memory, jax.random.uniform(key))
 
     def update(self, spec, agent, collect, runner, key):
         runner, rollout = collect(agent, runner, key)

@@ -62,10 +62,10 @@ def test_neighbours_share_a_minibatch_as_often_as_any_two_samples(t, b, minibatc
     place = np.argsort(many(t, b), axis=1)[:, : size * minibatches]  # where each sample went
     batch = place.reshape(KEYS, -1) // size
     sigma = np.sqrt((1 - 1 / minibatches) / minibatches / KEYS)
-    for sample, neighbour in [(0, 1), (b, b + 1), (0, b), (b + 2, 2 * b + 2)]:  # in env, in time
+    for sample, neighbor in [(0, 1), (b, b + 1), (0, b), (b + 2, 2 * b + 2)]:  # in env, in time
         counts = np.bincount(np.minimum(batch[:, sample], minibatches - 1), minlength=minibatches)
         assert abs(chi_square_z(counts)) < 4
-        rate = np.mean(batch[:, sample] == batch[:, neighbour])
+        rate = np.mean(batch[:, sample] == batch[:, neighbor])
         assert abs(rate - (size - 1) / (t * b - 1)) < 4 * sigma
 
 

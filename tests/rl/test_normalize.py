@@ -54,7 +54,7 @@ def test_outliers_are_clipped():
     np.testing.assert_array_equal(normalize.apply(stats, jnp.array([-99.0, 99.0]), 5.0), [-5.0, 5.0])
 
 
-def test_of_a_masked_observation_only_the_observation_is_normalised():
+def test_of_a_masked_observation_only_the_observation_is_normalized():
     mask = jnp.ones((4, 2, 3), bool)
     obs = {"observation": 5 + jax.random.normal(jax.random.key(0), (4, 2, 6)), "action_mask": mask}
     stats = normalize.update(normalize.init((6,)), obs)

@@ -21,7 +21,7 @@ import jaxtrain
 from jaxtrain import Event
 from jaxtrain.config import field
 from jaxtrain.runs import checkpoint
-from jaxtrain.runs.launch import Pace, launch
+from jaxtrain.runs.launch import ChunkLength, launch
 from jaxtrain.runs.manager import best_metric
 from jaxtrain.runs.program import Compiled
 from jaxtrain.schedule import every, startup
@@ -92,7 +92,7 @@ def test_a_launched_run_ends_in_the_bits_of_train_and_its_log_holds_the_history(
 
 @given(st.floats(1e-6, 1e3), st.integers(1, 100))
 def test_chunks_grow_to_a_quarter_of_the_reaction_time_and_never_beyond_it(seconds_per_update, reaction):
-    pace = Pace(reaction)
+    pace = ChunkLength(reaction)
     for _ in range(30):
         pace.took(pace.updates, pace.updates * seconds_per_update)
     fits = reaction / 4 / seconds_per_update

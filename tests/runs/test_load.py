@@ -10,7 +10,7 @@ import pytest
 
 import jaxtrain
 from jaxtrain.runs.launch import launch
-from jaxtrain.runs.load import evaluate_saved, load_policy, open_saved, replay, verdicts
+from jaxtrain.runs.load import evaluate_run, load_policy, open_run, replay, verdicts
 from tests.helpers import differing, seed, tiny, tiny_ppo
 
 EVALUATED = {"every": 24, "num_episodes": 3}
@@ -40,7 +40,7 @@ def evaluations(ending):
 
 def test_the_last_state_comes_back_bit_for_bit_with_its_history(single, three, config):
     for ending in (single, three):
-        saved = open_saved(ending.directory, "last", config=config)
+        saved = open_run(ending.directory, "last", config=config)
         assert differing(saved.state, ending.result.state) == []
 
 
@@ -49,10 +49,10 @@ def test_an_evaluation_of_a_checkpoint_gives_the_number_that_was_logged_when_it_
 ):
     for ending in (single, three):
         for env_steps, logged in evaluations(ending).items():
-            _, report = evaluate_saved(ending.directory, env_steps, config=config)
+            _, report = evaluate_run(ending.directory, env_steps, config=config)
             np.testing.assert_array_equal(report["return_mean"], np.float32(logged))
     for env_steps, logged in evaluations(three).items():
-        _, report = evaluate_saved(three.directory, env_steps, seed=1, config=config)
+        _, report = evaluate_run(three.directory, env_steps, seed=1, config=config)
         np.testing.assert_array_equal(report["return_mean"], np.float32(logged[1]))
 
 
@@ -60,7 +60,7 @@ def test_the_best_checkpoint_is_that_of_the_best_evaluation(single, three, confi
     for ending in (single, three):
         means = {env_steps: np.mean(value) for env_steps, value in evaluations(ending).items()}
         best = max(means, key=lambda env_steps: (means[env_steps], env_steps))
-        assert open_saved(ending.directory, "best", config=config).manifest["env_steps"] == best
+        assert open_run(ending.directory, "best", config=config).manifest["env_steps"] == best
 
 
 def test_a_policy_acts_as_the_agent_it_was_saved_from(three, config):
@@ -80,7 +80,7 @@ def test_of_several_seeds_the_best_at_that_checkpoint_is_taken(three, config):
     assert policy.seed == np.argmax(three.result.state.metrics["evaluation/return_mean"])
 
 
-def test_a_saved_policy_normalises_as_the_agent_did(tmp_path):
+def test_a_saved_policy_normalizes_as_the_agent_did(tmp_path):
     algorithm = tiny_ppo(normalize_observations=True)
     config = tiny(updates=3, algorithm=algorithm, logging=QUIET)
     ending = launch(config, tmp_path / "run")

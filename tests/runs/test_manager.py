@@ -166,7 +166,9 @@ def test_what_is_set_aside_replaces_nothing(tmp_path):
 @pytest.fixture
 def committer(tmp_path):
     """Of a run that had curves before; keeps one checkpoint."""
-    committer = manager.Committer(tmp_path, CheckpointConfig(keep_last=1), None, {"tensorboard/old": 7})
+    committer = manager.CheckpointManager(
+        tmp_path, CheckpointConfig(keep_last=1), None, {"tensorboard/old": 7}
+    )
     yield committer
     committer.close()
 
@@ -174,7 +176,7 @@ def committer(tmp_path):
 def draft(env_steps, lengths, needed=None):
     facts = {"env_steps": env_steps, "best": None}
     arrays = {"state.agent['w']": np.arange(4.0)}
-    return manager.Draft(env_steps, lambda: arrays, lambda: lengths, lambda arrays: facts, needed)
+    return manager.PendingSave(env_steps, lambda: arrays, lambda: lengths, lambda arrays: facts, needed)
 
 
 def test_a_manifest_has_the_length_of_every_log_those_of_earlier_starts_too(tmp_path, committer):

@@ -25,8 +25,8 @@ def history_of(marks, seeds=()):
 @given(timetables, timetables, st.sampled_from([(), (3,)]))
 def test_rows_of_marks_in_both_timetables_are_carried_over_and_others_say_nothing(old, new, seeds):
     before, wanted = history_of(old, seeds), history_of(new, seeds)
-    _, found = snapshot.restore(
-        snapshot.arrays({}, before), {}, wanted, marks={"look": new}, old_marks={"look": old}
+    _, found = snapshot.from_arrays(
+        snapshot.to_arrays({}, before), {}, wanted, marks={"look": new}, old_marks={"look": old}
     )
     for row, mark in enumerate(new):
         loss, count = found["look"]["loss"][row], found["look"]["count"][row]
@@ -42,11 +42,11 @@ def test_some_seeds_are_those_and_a_single_one_has_no_seed_axis(seeds):
     keys = jax.random.split(jax.random.key(0), 5)
     state = {"key": keys, "agent": jnp.arange(10.0).reshape(5, 2)}
     history = history_of([4, 8, 9], (5,))
-    held = {name: np.asarray(x) for name, x in snapshot.arrays(state, history).items()}
+    held = {name: np.asarray(x) for name, x in snapshot.to_arrays(state, history).items()}
     index = seeds[0] if len(seeds) == 1 else np.array(seeds)
     wanted = jax.tree.map(lambda x: x[index], state), jax.tree.map(lambda x: x[:, index], history)
     marks = {"look": [4, 8, 9]}
-    found = snapshot.restore(snapshot.of_seeds(held, seeds), *wanted, marks=marks, old_marks=marks)
+    found = snapshot.from_arrays(snapshot.of_seeds(held, seeds), *wanted, marks=marks, old_marks=marks)
     assert differing(found, wanted) == []
 
 
@@ -72,4 +72,4 @@ def test_an_array_that_does_not_fit_is_named_with_what_it_is_and_what_it_should_
     held = dict(arrays({"w": jnp.zeros(3)}))
     held = {f"state{name}": x for name, x in held.items()}
     with pytest.raises(snapshot.Mismatch, match=words):
-        snapshot.restore(held, other, {}, marks={}, old_marks={})
+        snapshot.from_arrays(held, other, {}, marks={}, old_marks={})

@@ -125,7 +125,7 @@ def test_tensorboard_and_wandb_hold_the_numbers_of_the_json_lines(tmp_path, seed
         sinks.TensorBoard(tmp_path / "tb") as board,
         sinks.Wandb(mode="offline", directory=tmp_path) as remote,
     ):
-        door = callback.Door([lines, memory, board, remote], INFO)
+        door = callback.connect([lines, memory, board, remote], INFO)
         program(jnp.int32(door.id))
         assert door.finish() == []
     log = rows(lines.path)
@@ -236,7 +236,7 @@ def test_a_full_disk_names_the_file_and_leaves_whole_lines_alone(tmp_path):
 def test_a_place_that_cannot_be_written_is_an_error_of_open_that_names_it(tmp_path, make):
     (tmp_path / "file").write_text("")
     memory = sinks.Memory()
-    door = callback.Door([make(tmp_path / "file" / "run" / "log"), memory], INFO)
+    door = callback.connect([make(tmp_path / "file" / "run" / "log"), memory], INFO)
     program = jax.jit(lambda run: callback.started(run, jnp.int32(0), num_seeds=1))
     program(jnp.int32(door.id))
     with pytest.warns(RuntimeWarning):

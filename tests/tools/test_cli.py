@@ -102,7 +102,7 @@ def test_the_plan_names_each_event_with_its_env_steps_and_the_memory(file, capsy
 
 @pytest.mark.parametrize(
     ("what", "name"),
-    [("algorithms", "ppo"), ("events", "randomise"), ("sinks", "wandb"), ("envs", "CartPole-v1")],
+    [("algorithms", "ppo"), ("events", "randomize"), ("sinks", "wandb"), ("envs", "CartPole-v1")],
 )
 def test_what_can_be_named_in_a_config_is_listed(what, name, capsys):
     assert main(["list", what]) == 0
