@@ -52,8 +52,8 @@ def resume(directory: str, killed: float) -> None:
 
     again, restored = module.again, module.restored  # type: ignore[attr-defined]
     module.again, module.restored = timed("restore", again), timed("restore", restored)  # type: ignore[attr-defined]
-    compiled.Compiled.__init__ = timed("compile", compiled.Compiled.__init__)  # type: ignore[method-assign]
-    advance = compiled.Compiled.advance
+    compiled.Programs.__init__ = timed("compile", compiled.Programs.__init__)  # type: ignore[method-assign]
+    advance = compiled.Programs.advance
 
     def first(this: Any, *args: Any) -> Any:
         jax.block_until_ready(advance(this, *args))
@@ -61,7 +61,7 @@ def resume(directory: str, killed: float) -> None:
         print(json.dumps(said), flush=True)
         os._exit(0)
 
-    compiled.Compiled.advance = first  # type: ignore[method-assign]
+    compiled.Programs.advance = first  # type: ignore[method-assign]
     jaxtrain.launch(resume.stored_config(Path(directory)), directory)
 
 

@@ -30,7 +30,7 @@ import jax.numpy as jnp
 
 import jaxtrain
 from jaxtrain.loop.rollout import RolloutState
-from jaxtrain.types import ActOutput
+from jaxtrain.types import ActOutput, Experience
 
 Job = tuple[Callable[[int], Any], int]  # (run from that seed, env steps it takes)
 
@@ -43,39 +43,38 @@ def jobs(config: jaxtrain.Config, updates: int) -> dict[str, Job]:
     )
     bare = jaxtrain.Trainer(quiet)
     state = jax.jit(trainer.init)(jax.random.key(0))
-    world = RolloutState(state.runner, state.env_params, state.episodes, {})
+    algorithm, collector = trainer.algorithm(state), trainer.collector(state)
+    world = collector.begin(state.runner, state.env_params, state.episodes)
     steps = updates * trainer.env_steps_per_update
-    algorithm, spec = trainer.algorithm, trainer.spec
 
     def whole(seed: int) -> Any:
         return jaxtrain.train(config, jax.random.key(seed), sinks=[jaxtrain.sinks.Memory()]).state.agent
 
-    def act(obs: Any, memory: Any, key: Any) -> ActOutput:
-        return algorithm.act(spec, state.agent, obs, memory, key, greedy=False)
+    act = algorithm.sample(state.agent, state.clock)
 
-    def uniform(obs: Any, memory: Any, key: Any) -> ActOutput:
+    def uniform(obs: Any, carry: Any, key: Any) -> ActOutput:
         """Actions for an observation that stays the same: the compiler computes the network once."""
-        return ActOutput(act(jax.tree.map(jnp.zeros_like, obs), memory, key).action, memory, {})
+        return ActOutput(act(jax.tree.map(jnp.zeros_like, obs), carry, key).action, carry, {})
 
     def collect(policy: Any) -> Callable[[jax.Array], Any]:
         def turns(key: jax.Array) -> Any:
             def turn(world: RolloutState, key: jax.Array) -> tuple[RolloutState, Any]:
-                world, rollout = trainer.collector(policy, world, key)
+                world, rollout = collector(policy, world, key)
                 return world, jax.tree.map(jnp.sum, rollout.reward)
 
             return jax.lax.scan(turn, world, jax.random.split(key, updates))
 
         return jax.jit(turns)
 
-    _, rollout = jax.jit(lambda key: trainer.collector(act, world, key))(jax.random.key(1))
+    _, rollout = jax.jit(lambda key: collector(act, world, key))(jax.random.key(1))
+
+    same = Experience(lambda policy, runner, key: (runner, rollout), lambda *_: (), jnp.ones((), bool))
 
     @jax.jit
     def learn(key: jax.Array) -> Any:
         def turn(agent: Any, key: jax.Array) -> tuple[Any, Any]:
-            agent, _, metrics = algorithm.update(
-                spec, agent, lambda agent, world, key: (world, rollout), None, key
-            )
-            return agent, metrics["loss"]
+            agent, _, metrics = algorithm.update(agent, (), same, state.clock, key)
+            return agent, metrics
 
         return jax.lax.scan(turn, state.agent, jax.random.split(key, updates))
 

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,15 +18,39 @@ from jax import lax
 from jaxtrain.types import PyTree
 
 
-def where(condition: jax.Array, on_true: PyTree, on_false: PyTree) -> PyTree:
-    """Choose by seed: `condition` is bool[] or bool[S], leaves have more axes behind those."""
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class InPlace:
+    """A big array, or a tree of them, that is written a block at a time and never as a whole.
 
-    def pick(x: jax.Array, y: jax.Array) -> jax.Array:
-        if x is y or x.ndim < condition.ndim:  # the clock
+    A choice between an old and a new one would read and write all of it, in every update. So `where` passes
+    the new one on, and `not_finite` does not look at it: whoever writes a block sees to it that a stopped
+    seed writes nowhere, and knows by other means which blocks count.
+    """
+
+    value: PyTree
+
+
+class Known(NamedTuple):
+    """A metric that means nothing yet where `known` is False: a loss before the first gradient step, say."""
+
+    value: jax.Array
+    known: jax.Array  # bool[]
+
+
+def _in_place(x: Any) -> bool:
+    return isinstance(x, InPlace)
+
+
+def where(condition: jax.Array, on_true: PyTree, on_false: PyTree) -> PyTree:
+    """Choose by `condition`, whose axes are the first of every leaf; of an `InPlace` always `on_true`."""
+
+    def pick(x: Any, y: Any) -> Any:
+        if x is y or _in_place(x) or x.ndim < condition.ndim:  # the clock
             return x
         return jnp.where(condition.reshape(condition.shape + (1,) * (x.ndim - condition.ndim)), x, y)
 
-    return jax.tree.map(pick, on_true, on_false)
+    return jax.tree.map(pick, on_true, on_false, is_leaf=_in_place)
 
 
 def unknown(shapes: PyTree) -> PyTree:
@@ -42,12 +67,25 @@ def inexact(x: Any) -> bool:
     return jnp.issubdtype(x.dtype, jnp.inexact)
 
 
-def not_finite(leaves: Sequence[jax.Array], seeds: jax.Array) -> jax.Array:
-    """Which of these seeds are not finite in some leaf [..., more axes]: a bool of the shape of `seeds`."""
-    found = jnp.zeros(seeds.shape, bool)
-    for x in filter(inexact, leaves):
-        found |= ~jnp.isfinite(x).all(axis=tuple(range(seeds.ndim, x.ndim)))
-    return found & seeds
+def in_place(tree: PyTree) -> list[Any]:
+    """The leaves of every `InPlace`."""
+    leaves = jax.tree.leaves(tree, is_leaf=_in_place)
+    return jax.tree.leaves([x for x in leaves if _in_place(x)])
+
+
+def watched(tree: PyTree) -> list[Any]:
+    """The leaves, without those of an `InPlace`."""
+    return [x for x in jax.tree.leaves(tree, is_leaf=_in_place) if not _in_place(x)]
+
+
+def not_finite(tree: PyTree, axes: int = 0) -> jax.Array:
+    """Whether something in a tree, less what is `InPlace`, is NaN or infinite: bool[], or by first axes."""
+    leaves = [x for x in watched(tree) if inexact(x)]
+    shape = leaves[0].shape[:axes] if leaves else ()
+    found = jnp.zeros(shape, bool)
+    for x in leaves:
+        found |= ~jnp.isfinite(x).all(axis=tuple(range(axes, x.ndim)))
+    return found
 
 
 def same_tree(what: str, old: PyTree, new: PyTree) -> PyTree:
@@ -92,6 +130,24 @@ def any_over_seeds(x: jax.Array) -> jax.Array:
     asking it of all seeds keeps it a `cond`.
     """
     return _any(lax.stop_gradient(x))
+
+
+@jax.custom_batching.custom_vmap
+def nonbatchable(x: jax.Array) -> jax.Array:
+    """`x`, which must not differ between seeds: a condition on it would become a `select`, both branches run.
+
+    Raises:
+      TypeError: while tracing, if a `vmap` has made it one for each seed.
+    """
+    return x
+
+
+@nonbatchable.def_vmap
+def _nonbatchable_rule(axis_size: int, in_batched: list[bool], x: jax.Array) -> tuple[jax.Array, bool]:
+    del axis_size
+    if in_batched[0]:
+        raise TypeError("a condition of the loop differs between seeds: it has to be one of all of them")
+    return x, False
 
 
 class Packing:

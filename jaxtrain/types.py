@@ -1,24 +1,28 @@
-"""The words the modules share: spaces, what a rollout holds, and three protocols.
+"""The words the modules share: spaces, what a rollout holds, and four protocols.
 
 In: nothing. Out: plain containers, and what an environment, an algorithm and a sink must offer.
-Knows nothing of how any of them works; every other module may import this one.
 
 Axes: S seeds, B environments, T time steps of a rollout.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, Protocol, TypeAlias, runtime_checkable
+from typing import Any, Generic, NamedTuple, Protocol, TypeAlias, TypeVar, runtime_checkable
 
 import jax
 import numpy as np
 
+from jaxtrain.errors import Problem
+
 PyTree: TypeAlias = Any
 Key: TypeAlias = jax.Array
-Metrics: TypeAlias = dict[str, jax.Array]  # flat, scalars of one seed
+Metrics: TypeAlias = dict[str, Any]  # flat, scalars of one seed; an algorithm's may be `tree.Known`
 Report: TypeAlias = dict[str, jax.Array]  # flat, scalars or small arrays of one seed
+Carry: TypeAlias = PyTree  # recurrent state of a policy, leaves [B, ...]; () for one without
+Clock: TypeAlias = jax.Array  # i32[], updates done; shared by all seeds and never batched
+Agent = TypeVar("Agent")  # an algorithm's own state, of one seed
 
 
 @dataclass(frozen=True)
@@ -59,7 +63,26 @@ class Box:
         return bool((low > -limit).all() and (high < limit).all())
 
 
-Space: TypeAlias = Discrete | MultiDiscrete | Box
+@dataclass(frozen=True, init=False)
+class Dict:
+    """A space for each name; values are dicts of theirs. Made from a mapping."""
+
+    spaces: tuple[tuple[str, Space], ...]
+
+    def __init__(self, spaces: Mapping[str, Space]) -> None:
+        object.__setattr__(self, "spaces", tuple(spaces.items()))
+
+    def __getitem__(self, name: str) -> Space:
+        return dict(self.spaces)[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return (name for name, _ in self.spaces)
+
+    def items(self) -> tuple[tuple[str, Space], ...]:
+        return self.spaces
+
+
+Space: TypeAlias = Discrete | MultiDiscrete | Box | Dict
 
 
 class Step(NamedTuple):
@@ -78,8 +101,9 @@ class Env(Protocol):
     """Two pure functions and two spaces, for one environment and without auto-reset.
 
     `terminated` and `truncated` may both be true at one step; terminated wins.
-    An observation is an array, or `{"observation": array, "action_mask": bool[n]}` where some
-    actions are invalid (`True` marks a valid one; MultiDiscrete: the masks end to end).
+    An observation is what `observation_space` says: an array, or a dict of them for a `Dict`. Where some
+    actions are invalid it is `{"observation": …, "action_mask": bool[n]}` (`True` marks a valid one;
+    MultiDiscrete: the masks end to end).
     """
 
     @property
@@ -106,8 +130,12 @@ class ActOutput(NamedTuple):
     """What a policy answers, for B environments."""
 
     action: jax.Array  # [B, ...], as the environment takes it
-    memory: PyTree  # recurrent state, [B, ...]; () for a policy without one
-    extras: PyTree  # kept in the rollout for the update (log-probability, logits, ...)
+    carry: PyTree  # the recurrent state after this step, leaves [B, ...]; () for a policy without one
+    extras: PyTree  # kept in the rollout for the update (logits, values, ...)
+
+
+# `(obs [B, ...], carry [B, ...], key)`.
+Policy: TypeAlias = Callable[[PyTree, PyTree, Key], ActOutput]
 
 
 class Rollout(NamedTuple):
@@ -123,7 +151,11 @@ class Rollout(NamedTuple):
     terminated: jax.Array  # bool[T, B]
     truncated: jax.Array  # bool[T, B]
     next_obs: PyTree
+    # bool[T, B], an episode began at t within the rollout: before `obs[t]` a carry is reset. Row 0 is False,
+    # as `carry` is that of a fresh episode already where one begins there.
+    started: jax.Array
     extras: PyTree
+    carry: PyTree = ()  # the recurrent state before `obs[0]`, leaves [B, ...]
 
 
 @dataclass(frozen=True)
@@ -134,18 +166,43 @@ class EnvSpec:
     action_space: Space
     observation: PyTree  # jax.ShapeDtypeStruct of one observation
     num_envs: int  # B
-    num_updates: int  # what schedules anneal over: the run's updates, or fewer if it was extended
+    num_updates: int  # what rates anneal over: the run's updates, or fewer if it was extended
 
 
-# `(agent, runner, key) -> (runner, rollout)`. To an algorithm the runner is a token to pass on.
-Collect: TypeAlias = Callable[[PyTree, PyTree, Key], tuple[PyTree, Rollout]]
+class Experience(NamedTuple):
+    """How experience is made, closed over the environments. A runner is a token to pass on."""
+
+    # `(policy, runner, key) -> (runner, rollout)`: T steps of B environments, once in an update.
+    collect: Callable[[Policy, PyTree, Key], tuple[PyTree, Rollout]]
+    # `(runner, key, group) -> runner`: fresh episodes; groups of so many environments share a start.
+    restart: Callable[[PyTree, Key, int], PyTree]
+    running: jax.Array  # bool[]; False for a seed that has stopped: what it writes is dropped
+
+
+class Algorithm(NamedTuple, Generic[Agent]):
+    """What the loop sees of an algorithm: pure functions of one seed, closed over its networks and rates.
+
+    All that lives between two updates is in the agent or the runner. What happens at a clock (warm-up, the
+    copy of a target) is a `lax.cond` on the clock, which stays one under `vmap`.
+    """
+
+    init: Callable[[Key], Agent]
+    policy: Callable[[Agent, Clock], Policy]  # greedy
+    sample: Callable[[Agent, Clock], Policy]  # the one that explores
+    # `(agent, runner, experience, clock, key) -> (agent, runner, metrics)`. A metric that means nothing yet
+    # is a `tree.Known`.
+    update: Callable[[Agent, PyTree, Experience, Clock, Key], tuple[Agent, PyTree, Metrics]]
+    carry: PyTree = ()  # the recurrent state of one environment at an episode's start
+    # `(agent, obs, carry) -> f32[...]`, in the environment's reward unit, for any leading axes.
+    value: Callable[[Agent, PyTree, PyTree], jax.Array] | None = None
 
 
 @runtime_checkable
-class Algorithm(Protocol):
-    """Hyperparameters and three pure methods, all written for one seed.
+class Hyperparameters(Protocol):
+    """What a config says of an algorithm: a frozen dataclass and pytree, see `config.field.config`.
 
-    Implementations are frozen dataclasses registered as pytrees: rates are leaves, shapes are static.
+    Rates are leaves, which may be tracers: they are numbers by the time of `make`, also where the config has
+    a schedule. All else is static, and decides shapes.
     """
 
     @property
@@ -154,31 +211,12 @@ class Algorithm(Protocol):
     @property
     def rollout_length(self) -> int: ...
 
-    def init(self, spec: EnvSpec, key: Key) -> PyTree:
-        """A fresh agent: parameters, optimizer state, normalizers."""
+    def make(self, spec: EnvSpec) -> Algorithm[Any]:
+        """Build networks, distributions and optimizers, once, and the functions that use them."""
         ...
 
-    def act(
-        self, spec: EnvSpec, agent: PyTree, obs: PyTree, memory: PyTree, key: Key, *, greedy: bool
-    ) -> ActOutput:
-        """Choose actions for B observations."""
-        ...
-
-    def update(
-        self, spec: EnvSpec, agent: PyTree, collect: Collect, runner: PyTree, key: Key
-    ) -> tuple[PyTree, PyTree, Metrics]:
-        """Collect as often as the algorithm wants, and learn: `(agent, runner, metrics)`.
-
-        Every metric is a finite scalar while training is sound: a NaN in one is a NaN in the run.
-        """
-        ...
-
-    def value(self, spec: EnvSpec, agent: PyTree, obs: PyTree) -> jax.Array:
-        """The critic, in the environment's reward unit, for any leading axes."""
-        ...
-
-    def memory(self, spec: EnvSpec) -> PyTree:
-        """The recurrent state at an episode's start, leaves [B, ...]; () for none."""
+    def check(self, spec: EnvSpec) -> list[Problem]:
+        """What does not fit the environment, before anything is traced."""
         ...
 
 

@@ -10,13 +10,11 @@ import os
 
 import hypothesis
 
+from tests.xla import FAST
+
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # Nearly all the time of a test is compilation, and what is compiled is tiny: a third less without optimizing.
-os.environ.setdefault(
-    "XLA_FLAGS",
-    "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
-    " --xla_cpu_parallel_codegen_split_count=1",
-)
+os.environ.setdefault("XLA_FLAGS", f"--xla_backend_optimization_level=0 {FAST}")
 os.environ.setdefault("JAX_ENABLE_COMPILATION_CACHE", "false")  # that of the user's
 os.environ.setdefault("MPLBACKEND", "Agg")  # no screen
 os.environ.setdefault("WANDB_MODE", "offline")

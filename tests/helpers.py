@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -16,9 +17,23 @@ import numpy as np
 from jax import lax
 
 from jaxtrain import PPO, Config, TrainState
-from jaxtrain.algorithms.ppo import NetworkConfig
 from jaxtrain.config import field
-from jaxtrain.types import ActOutput, Box, Collect, Discrete, EnvSpec, Key, Metrics, PyTree, Space, Step
+from jaxtrain.rl.networks import NetworkConfig
+from jaxtrain.types import (
+    ActOutput,
+    Algorithm,
+    Box,
+    Clock,
+    Discrete,
+    EnvSpec,
+    Experience,
+    Key,
+    Metrics,
+    Policy,
+    PyTree,
+    Space,
+    Step,
+)
 
 
 class WalkParams(NamedTuple):
@@ -73,37 +88,46 @@ class Reinforce:
     learning_rate: Any = field.rate(0.1, low=0)
     gamma: Any = field.rate(0.9, low=0, high=1)  # of the critic's one-step target
 
-    def init(self, spec: EnvSpec, key: Key) -> PyTree:
+    def make(self, spec: EnvSpec) -> Algorithm[PyTree]:
         size, actions = *spec.observation_space.shape, spec.action_space.n
-        return {"policy": jax.random.normal(key, (size, actions)), "value": jnp.zeros(size)}
 
-    def memory(self, spec: EnvSpec) -> PyTree:
-        return ()
+        def init(key: Key) -> PyTree:
+            return {"policy": jax.random.normal(key, (size, actions)), "value": jnp.zeros(size)}
 
-    def act(
-        self, spec: EnvSpec, agent: PyTree, obs: jax.Array, memory: PyTree, key: Key, *, greedy: bool
-    ) -> ActOutput:
-        logits = obs @ agent["policy"]
-        action = logits.argmax(-1) if greedy else jax.random.categorical(key, logits)
-        return ActOutput(action, memory, ())
+        def policy(agent: PyTree, clock: Clock, *, greedy: bool) -> Policy:
+            def act(obs: jax.Array, carry: PyTree, key: Key) -> ActOutput:
+                logits = obs @ agent["policy"]
+                action = logits.argmax(-1) if greedy else jax.random.categorical(key, logits)
+                return ActOutput(action, carry, ())
 
-    def value(self, spec: EnvSpec, agent: PyTree, obs: jax.Array) -> jax.Array:
-        return obs @ agent["value"]
+            return act
 
-    def update(
-        self, spec: EnvSpec, agent: PyTree, collect: Collect, runner: PyTree, key: Key
-    ) -> tuple[PyTree, PyTree, Metrics]:
-        runner, rollout = collect(agent, runner, key)
+        sample = partial(policy, greedy=False)
 
-        def loss(agent: PyTree) -> jax.Array:
-            log_prob = jax.nn.log_softmax(rollout.obs @ agent["policy"])
-            taken = jnp.take_along_axis(log_prob, rollout.action[..., None], -1)[..., 0]
-            after = lax.stop_gradient(rollout.next_obs @ agent["value"])
-            error = rollout.reward + self.gamma * ~rollout.terminated * after - rollout.obs @ agent["value"]
-            return jnp.mean(jnp.square(error) - taken * rollout.reward)
+        def update(
+            agent: PyTree, runner: PyTree, experience: Experience, clock: Clock, key: Key
+        ) -> tuple[PyTree, PyTree, Metrics]:
+            runner, rollout = experience.collect(sample(agent, clock), runner, key)
 
-        value, grads = jax.value_and_grad(loss)(agent)
-        return jax.tree.map(lambda w, g: w - self.learning_rate * g, agent, grads), runner, {"loss": value}
+            def loss(agent: PyTree) -> jax.Array:
+                log_prob = jax.nn.log_softmax(rollout.obs @ agent["policy"])
+                taken = jnp.take_along_axis(log_prob, rollout.action[..., None], -1)[..., 0]
+                after = lax.stop_gradient(rollout.next_obs @ agent["value"])
+                target = rollout.reward + self.gamma * ~rollout.terminated * after
+                error = target - rollout.obs @ agent["value"]
+                return jnp.mean(jnp.square(error) - taken * rollout.reward)
+
+            value, grads = jax.value_and_grad(loss)(agent)
+            agent = jax.tree.map(lambda w, g: w - self.learning_rate * g, agent, grads)
+            return agent, runner, {"loss": value}
+
+        return Algorithm(
+            init=init,
+            policy=partial(policy, greedy=True),
+            sample=sample,
+            update=update,
+            value=lambda agent, obs, carry: obs @ agent["value"],
+        )
 
 
 def tiny(

@@ -9,11 +9,12 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 from jax import lax
 
 from jaxtrain import Config, EnvConfig, EvaluationConfig, LoggingConfig, Trainer
 from jaxtrain.loop.rollout import RolloutState
-from jaxtrain.types import ActOutput, Key, PyTree, Rollout
+from jaxtrain.types import Clock, Experience, Key, Policy, PyTree, Rollout
 
 
 class Recorded(NamedTuple):
@@ -45,27 +46,31 @@ def record(config: Config, key: Key, *, updates: int | None = None, env_params: 
       env_params: leaves [B, ...]; by default the same for every environment.
     """
     trainer = Trainer(config)
-    algorithm, spec = trainer.algorithm, trainer.spec
     key_init, key_updates = jax.random.split(key)
     state = trainer.new(key_init)
+    algorithm, collector = trainer.algorithm(state), trainer.collector(state)
     keys = jax.random.split(key_updates, updates or trainer.num_updates)
 
     def collect(
-        agent: PyTree, token: tuple[RolloutState, Any], key: Key
+        policy: Policy, token: tuple[RolloutState, Any], key: Key
     ) -> tuple[tuple[RolloutState, Rollout], Rollout]:
-        def policy(obs: PyTree, memory: PyTree, key: Key) -> ActOutput:
-            return algorithm.act(spec, agent, obs, memory, key, greedy=False)
+        rollout_state, rollout = collector(policy, token[0], key)
+        return (rollout_state, rollout), rollout  # the token of an update brings its rollout out
 
-        world, rollout = trainer.collector(policy, token[0], key)
-        return (world, rollout), rollout  # the token of an update brings its rollout out
+    def restart(token: tuple[RolloutState, Any], key: Key, group: int) -> tuple[RolloutState, Any]:
+        raise NotImplementedError
 
-    def update(carry: tuple[PyTree, RolloutState], key: Key) -> tuple[tuple[PyTree, RolloutState], Any]:
-        agent, (world, rollout), metrics = algorithm.update(spec, carry[0], collect, (carry[1], None), key)
-        return (agent, world), (agent, rollout, metrics)
+    experience = Experience(collect, restart, jnp.ones((), bool))
+
+    def update(carry: tuple[PyTree, RolloutState], x: tuple[Clock, Key]) -> tuple[Any, Any]:
+        agent, (rollout_state, rollout), metrics = algorithm.update(
+            carry[0], (carry[1], None), experience, *x
+        )
+        return (agent, rollout_state), (agent, rollout, metrics)
 
     runner, params = state.runner, state.env_params
     if env_params is not None:
-        runner, params = trainer.collector.start(key_init, env_params)
-    world = RolloutState(runner, params, state.episodes, {})
-    _, rows = lax.scan(update, (state.agent, world), keys)
+        runner, params = collector.start(key_init, env_params)
+    rollout_state = collector.begin(runner, params, state.episodes)
+    _, rows = lax.scan(update, (state.agent, rollout_state), (jnp.arange(len(keys)), keys))
     return Recorded(state.agent, *rows, keys)

@@ -16,7 +16,7 @@ import jax
 
 from jaxtrain.config import field
 from jaxtrain.config.field import Items, Params, from_list, is_number
-from jaxtrain.config.registry import EVENTS, load_object
+from jaxtrain.config.registry import EVENTS, HOOKS, load_object
 from jaxtrain.errors import MISSING, ConfigError, Fault, Problem, nearest
 from jaxtrain.schedule import Schedule, at, every, finish, startup, when
 
@@ -71,16 +71,18 @@ class MetricIs:
         return value > self.threshold if self.sign == ">" else value < self.threshold
 
 
-def function_of(run: Any) -> Callable[..., Any]:
-    """What a name stands for: a stock event's factory, or a function of one's own.
+def function_of(run: Any, on: str = "update") -> Callable[..., Any]:
+    """What a name stands for: the function of a stock event, or one's own.
 
     Raises:
-      Fault: no such function.
+      Fault: no such function, or a stock event that does not act there.
     """
     if isinstance(run, str):
         if run not in EVENTS and ":" not in run:
             raise Fault("needs a stock event or package.module:function" + nearest(run, EVENTS))
-        run = load_object(EVENTS.get(run, run))
+        if run in EVENTS and on != "update" and (run, on) not in HOOKS:
+            raise Fault(f"does not run on: {on}")
+        run = load_object(HOOKS.get((run, on), EVENTS.get(run, run)))
     if not callable(run):
         raise Fault("needs a function")
     return run
@@ -139,23 +141,18 @@ class EventConfig:
             found.append(Problem("every_steps", self.every_steps, "needs one interval, or low,high"))
         elif self.on != "step" and self.every_steps != (1,):
             found.append(Problem("every_steps", self.every_steps, "needs on: step"))
-        if self.stock and (self.on == "step" or (self.on == "reset" and self.stock != "randomize")):
-            found.append(
-                Problem(
-                    "on", self.on, f"{self.stock} runs on: update" + " or reset" * (self.stock == "randomize")
-                )
-            )
+        places = [on for on in TAKES if on == "update" or (self.stock, on) in HOOKS]
+        if self.stock and self.on not in places:
+            found.append(Problem("on", self.on, f"{self.stock} runs on: {' or '.join(places)}"))
         alone = self.stock or self.on != "update" or self.when is not None
         if self.scope == "population" and alone:
             found.append(
                 Problem("scope", self.scope, "needs a function of one's own, on: update, without `when`")
             )
         try:
-            function = function_of(self.run or self.name)
+            found += [] if found else self._rules_of_params(self.function)
         except Fault as fault:
             found.append(Problem("run", self.run or self.name, str(fault)))
-        else:
-            found += [] if found else self._rules_of_params(function)
         return found
 
     def _rules_of_when(self) -> list[Problem]:
@@ -175,19 +172,17 @@ class EventConfig:
         return found
 
     def _rules_of_params(self, function: Callable[..., Any]) -> list[Problem]:
-        """What `function` says of its parameters."""
-        if not self.stock:
-            return _misfits(function, TAKES[self.on], self.params)
-        found = _misfits(function, ("name", "schedule"), self.params)
-        if found:
-            return found
-        try:
-            function(self.name, self.schedule if self.on == "update" else None, **self.params)
-        except ConfigError as error:
-            found += error.under("params")
-        except (TypeError, ValueError) as error:
-            found.append(Problem("params", self.params, str(error)))
+        """What `function` says of its parameters: by its signature, and by its `traits`."""
+        found = misfits(function, TAKES[self.on], self.params)
+        traits = getattr(function, "traits", None)
+        if not found and traits is not None:
+            found += ConfigError(traits.check(**self.params)).under("params")
         return found
+
+    @property
+    def function(self) -> Callable[..., Any]:
+        """What it runs."""
+        return function_of(self.run or self.name, self.on)
 
     @property
     def schedule(self) -> Schedule:
@@ -202,7 +197,7 @@ class EventConfig:
         return Schedule.union(parts)
 
 
-def _misfits(function: Callable[..., Any], takes: tuple[str, ...], given: Mapping[str, Any]) -> list[Problem]:
+def misfits(function: Callable[..., Any], takes: tuple[str, ...], given: Mapping[str, Any]) -> list[Problem]:
     """Where a function's signature is not `(*takes, **given)`."""
     try:
         signature = inspect.signature(function)

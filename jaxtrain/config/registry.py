@@ -29,11 +29,13 @@ def load_object(name: str) -> Any:
     return found
 
 
-ALGORITHMS = {"ppo": "jaxtrain.algorithms.ppo:PPO"}
+ALGORITHMS = {"dqn": "jaxtrain.algorithms.dqn:DQN", "ppo": "jaxtrain.algorithms.ppo:PPO"}
 EVENTS = {
     "curriculum": "jaxtrain.events.curriculum:curriculum",
     "early_stop": "jaxtrain.events.early_stop:early_stop",
     "evaluation": "jaxtrain.events.evaluation:evaluation",
     "randomize": "jaxtrain.events.randomize:randomize",
 }
+# Those that also act inside the environments, by where.
+HOOKS = {("randomize", "reset"): "jaxtrain.events.randomize:randomize_at_reset"}
 SINKS = ("console", "jsonlines", "tensorboard", "wandb")

@@ -8,22 +8,20 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import yaml
 
 from jaxtrain.config import events as event_config
 from jaxtrain.config import field
 from jaxtrain.config import yaml as files
 from jaxtrain.config.events import EventConfig
-from jaxtrain.config.field import Params, as_number, from_list, from_mapping
+from jaxtrain.config.field import Params, from_list, from_mapping
 from jaxtrain.config.registry import ALGORITHMS, SINKS, load_object
 from jaxtrain.errors import MISSING, ConfigError, Fault, Problem, nearest
-from jaxtrain.types import Box, Env, Space
 
 AUTO, NONE = "auto", "none"  # of `best`: `BEST` if there are evaluations; no metric
 BEST = "evaluation/return_mean"
@@ -66,23 +64,9 @@ class CheckpointConfig:
     )
 
 
-def _envs() -> Any:
-    return importlib.import_module("jaxtrain.envs")
-
-
-def _rule(error: ValueError, start: str) -> str:
-    """What an error says behind the path and the value, which are ours to name."""
-    text = str(error)
-    return text.removeprefix(start) if text.startswith(start) else text.partition(": ")[2] or text
-
-
 def _read_env(value: Any) -> Any:
     if value is None or isinstance(value, int | float | list | dict):
         raise Fault("needs an id such as 'CartPole-v1', 'package.module:name', or an environment object")
-    try:
-        _envs().make(value)
-    except ValueError as error:
-        raise Fault(_rule(error, f"env.id = {value!r}: ")) from None
     return value
 
 
@@ -93,95 +77,6 @@ class EnvConfig:
     id: Any = field.custom("CartPole-v1", _read_env, "ID", help="a gymnax id or package.module:name")
     num_envs: int = field.integer(64, low=1, high=field.INT32, help="environments stepped in lockstep, B")
     params: Params = event_config.params("overrides of the environment's parameters, such as {gravity: 9.8}")
-
-    def make(self) -> Env:
-        """The environment; the same object for the same id."""
-        return _envs().make(self.id)
-
-    def rules(self) -> list[Problem]:
-        env = self.make()
-        try:
-            dtypes = _dtypes(env)
-        except ValueError as error:
-            return [Problem("id", self.id, str(error))]
-        found: list[Problem] = []
-        params: dict[str, Any] = {}
-        for name, value in _dotted(self.params):
-            try:
-                _envs().params(env, {name: value})
-            except ValueError as error:
-                found.append(
-                    Problem(f"params.{name}", value, _rule(error, f"env.params.{name} = {value!r}: "))
-                )
-            else:
-                params[name] = _cast(value, dtypes[name])
-        object.__setattr__(self, "params", Params(params))
-        return found
-
-
-def _dtypes(env: Env) -> dict[str, Any]:
-    """The fields of an environment's parameters."""
-    leaves = jax.tree_util.tree_leaves_with_path(_envs().params(env, {}))
-    return {jax.tree_util.keystr(path, simple=True, separator="."): leaf.dtype for path, leaf in leaves}
-
-
-def _cast(value: Any, dtype: Any) -> Any:
-    """A plain number as the field has it: in a float field an int is a rate as well."""
-    if isinstance(value, tuple):
-        return tuple(_cast(v, dtype) for v in value)
-    number = None if isinstance(value, jax.Array) else as_number(value)
-    if number is None:
-        return value
-    return float(number) if jnp.issubdtype(dtype, jnp.floating) else int(number)
-
-
-def _dotted(params: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    """Nested parameters, by the names that they have in one flat mapping."""
-    for name, value in params.items():
-        if isinstance(value, Mapping):
-            yield from ((f"{name}.{inner}", v) for inner, v in _dotted(value))
-        else:
-            yield name, value
-
-
-def faults_of_moves(event: EventConfig, env: Env) -> Iterator[Problem]:
-    """Where a stock event moves what is no float field of `env`'s parameters, or follows from others."""
-    moved: dict[str, Any] = {}
-    if event.stock == "randomize":
-        moved = {f"params.{name}": name for name in event.params}
-    elif event.stock == "curriculum":
-        moved = {"params.field": event.params["field"]}
-    if not moved:
-        return
-    derived = getattr(env, "derived_params", {})
-    floats = [
-        n for n, dtype in _dtypes(env).items() if jnp.issubdtype(dtype, jnp.floating) and n not in derived
-    ]
-    for path, name in moved.items():
-        if name in derived:
-            yield Problem(
-                path, MISSING, f"{name!r} follows from {' and '.join(derived[name].sources)}; move those"
-            )
-        elif name not in floats:
-            rule = f"{name!r} is no float field of the environment's parameters" + nearest(str(name), floats)
-            yield Problem(path, MISSING, rule)
-
-
-def faults_of_spaces(env: Env, other: EnvConfig) -> Iterator[Problem]:
-    """Where a policy for `env` does not fit into `other`."""
-    made = other.make()
-    for what, ours, theirs in (
-        ("observations", env.observation_space, made.observation_space),
-        ("actions", env.action_space, made.action_space),
-    ):
-        if _words(ours) != _words(theirs):
-            rule = f"its {what} are {_words(theirs)}, those of `env` {_words(ours)}"
-            yield Problem("id", other.id, rule)
-
-
-def _words(space: Space) -> str:
-    """What a policy has to fit, without the bounds of a Box."""
-    return f"Box{space.shape}" if isinstance(space, Box) else str(space)
 
 
 REDUCTIONS = ("mean", "sum", "max", "last", "episode")
@@ -298,7 +193,7 @@ class EvaluationConfig:
 
 # Part -> what share of the run lies between two, where its `every` is unset.
 INTERVALS = {"logging": 100, "evaluation": 10, "checkpoint": 10}
-MEMBERS = ("name", "rollout_length", "init", "act", "update", "value", "memory")
+MEMBERS = ("name", "rollout_length", "make")
 
 
 def _read_algorithm(value: Any) -> Any:
@@ -308,7 +203,7 @@ def _read_algorithm(value: Any) -> Any:
             if not isinstance(name, str) or (name not in ALGORITHMS and ":" not in name):
                 raise Fault("no such algorithm" + nearest(str(name), ALGORITHMS))
             cls = load_object(ALGORITHMS.get(name, name))
-            if not isinstance(cls, type) or not dataclasses.is_dataclass(cls) or not hasattr(cls, "update"):
+            if not isinstance(cls, type) or not dataclasses.is_dataclass(cls) or not hasattr(cls, "make"):
                 raise Fault(f"needs a dataclass of hyperparameters with {', '.join(MEMBERS)}")
         except Fault as fault:
             raise ConfigError([Problem("name", name, str(fault))]) from None
@@ -379,20 +274,17 @@ class Config:
         if self.anneal_env_steps and self.anneal_updates > field.INT32:
             rule = f"needs at most {field.INT32 * per}, 2^31 - 1 updates"
             found.append(Problem("anneal_env_steps", self.anneal_env_steps, rule))
-        if hasattr(self.algorithm, "problems"):
-            problems = self.algorithm.problems(self.env.num_envs, self.env.make())
-            found += [p._replace(path=f"algorithm.{p.path}") for p in problems]
         for name in INTERVALS:
             value = getattr(self, name).every
             if value is not None and value > total:
                 rule = f"needs at most total_env_steps = {total}, or 0 for never"
                 found.append(Problem(f"{name}.every", value, rule))
-        return [*found, *self._rules_of_events(), *self._rules_of_evaluation()]
+        return [*found, *self._rules_of_events()]
 
     def _rules_of_events(self) -> list[Problem]:
-        """What an event cannot know: the length of the run, its environment, the run's own events."""
+        """What an event cannot know: the length of the run, and the run's own events."""
         found: list[Problem] = []
-        total, env = self.total_env_steps, self.env.make()
+        total = self.total_env_steps
         own = {"metrics": "logging", "evaluation": "evaluation"}
         for i, event in enumerate(self.events):
             settings, problems = own.get(event.name), list[Problem]()
@@ -407,18 +299,7 @@ class Config:
                     problems.append(
                         Problem("at", event.at, f"lies behind the end of the run, {total} env steps")
                     )
-                problems += faults_of_moves(event, env)
             found += ConfigError(problems).under(f"events.{i}")
-        return found
-
-    def _rules_of_evaluation(self) -> list[Problem]:
-        settings, found = self.evaluation, list[Problem]()
-        if settings.env is not None:
-            found += ConfigError(faults_of_spaces(self.env.make(), settings.env)).under("evaluation.env")
-        env = (settings.env or self.env).make()
-        for i, event in enumerate(settings.events):
-            if isinstance(event, EventConfig):
-                found += ConfigError(faults_of_moves(event, env)).under(f"evaluation.events.{i}")
         return found
 
 

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxtrain.envs import gymnax
-from jaxtrain.types import Box, Discrete, Env, Key, MultiDiscrete, PyTree, Space, Step
+from jaxtrain.types import Box, Dict, Discrete, Env, Key, MultiDiscrete, PyTree, Space, Step
 
 _MEMBERS = ("reset", "step", "default_params", "observation_space", "action_space")
 
@@ -139,7 +139,7 @@ class _Masked:
         return step._replace(obs=self._mask(step.obs, step.state, params))
 
     def _mask(self, obs: PyTree, state: PyTree, params: PyTree) -> PyTree:
-        if isinstance(obs, Mapping) and "action_mask" in obs:
+        if isinstance(obs, Mapping) and set(obs) == {"observation", "action_mask"}:
             return obs
         source = self.env.env if isinstance(self.env, gymnax.Gymnax) else self.env
         return {"observation": obs, "action_mask": jnp.asarray(source.action_mask(state, params), jnp.bool_)}
@@ -204,11 +204,16 @@ def _as_env(found: Any, where: str) -> Env:
             raise ValueError(f"{where}: {error}") from error
     else:
         env = found
-        for name in ("observation_space", "action_space"):
+        kinds = {
+            "observation_space": (Discrete, MultiDiscrete, Box, Dict),
+            "action_space": (Discrete, MultiDiscrete, Box),
+        }
+        for name, taken in kinds.items():
             space = getattr(env, name)
-            if not isinstance(space, Discrete | MultiDiscrete | Box):
-                kinds = "a Discrete, MultiDiscrete or Box of jaxtrain.types"
-                raise ValueError(f"{where}: {name} needs to be {kinds}, is {space!r}")
+            if not isinstance(space, taken):
+                names = ", ".join(kind.__name__ for kind in taken[:-1])
+                rule = f"needs to be a {names} or {taken[-1].__name__} of jaxtrain.types, is {space!r}"
+                raise ValueError(f"{where}: {name} {rule}")
     return _Masked(env) if hasattr(found, "action_mask") else env
 
 

@@ -158,7 +158,7 @@ def adapt(env: Any) -> Gymnax:
     return replace(raw, dtypes=dtypes)
 
 
-def _space(space: Any) -> Space:
+def _space(space: Any) -> Box | Discrete | MultiDiscrete:
     if isinstance(space, Discrete | MultiDiscrete | Box):
         return space
     if hasattr(space, "n"):

@@ -6,26 +6,27 @@ from typing import Any
 
 from jaxtrain.config.field import from_mapping
 from jaxtrain.config.schema import EvaluationConfig
-from jaxtrain.events.event import Event
-from jaxtrain.schedule import Schedule
+from jaxtrain.errors import ConfigError, Problem
+from jaxtrain.events.event import traits
 from jaxtrain.types import Key, Report
 
 
-def evaluation(
-    name: str, schedule: Schedule, settings: EvaluationConfig | None = None, **params: Any
-) -> Event:
+def _check(**params: Any) -> list[Problem]:
+    try:
+        from_mapping(EvaluationConfig, params)
+    except ConfigError as error:
+        return list(error.problems)
+    return []
+
+
+@traits(check=_check, keep_latest=True, same_key=True)
+def evaluation(trainer: Any, state: Any, key: Key, **params: Any) -> tuple[Any, Report]:
     """Evaluate on complete episodes; the report is that of `Trainer.evaluate`.
 
     Args:
-      settings, params: an `EvaluationConfig`, or its fields by name. The environments are the
+      key: the same at every firing: two evaluations differ by the policy alone.
+      params: the fields of an `EvaluationConfig`; without any, those of the run. The environments are the
         training ones with their nominal parameters, unless `env` says otherwise.
-
-    The key is the same at every firing: two evaluations differ by the policy alone.
     """
-    settings = from_mapping(EvaluationConfig, params) if settings is None else settings
-
-    def run(trainer: Any, state: Any, key: Key) -> tuple[Any, Report]:
-        del key
-        return state, trainer.evaluate(state, trainer.evaluation_key(state, name), settings)
-
-    return Event(name, schedule, run, sticky=True)
+    settings = from_mapping(EvaluationConfig, params) if params else None
+    return state, trainer.evaluate(state, key, settings)

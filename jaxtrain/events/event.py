@@ -6,40 +6,60 @@ In: pure functions. Out: `Event`, `OnReset`, `OnStep`, `Statistic`.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
 
-from jaxtrain.config.field import is_number
+from jaxtrain.config.field import Params, is_array, is_number
 from jaxtrain.errors import ConfigError, Problem, nearest
 from jaxtrain.schedule import Schedule
-from jaxtrain.types import Key, PyTree, Report
+from jaxtrain.types import PyTree, Report
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def _read_params(what: str, params: Any) -> Params:
+    """Named values; arrays as plain numbers, so that equal events find the same compiled program."""
+    if not isinstance(params, Mapping):
+        raise ValueError(f"{what}: params = {params!r}: needs a mapping of names to values")
+    return Params(jax.tree.map(lambda x: x.tolist() if is_array(x) else x, dict(params)))
 
 
 @dataclass(frozen=True)
 class OnReset:
-    """A pure function at the start of each episode: `run(key, params) -> params`, of one environment."""
+    """A pure function at the start of each episode, of one environment.
+
+    Args:
+      run: `run(key, params, **more) -> params`; `more` is what this was given as `params`, whose floats are
+        rates in `state.hyper`.
+    """
 
     name: str
-    run: Callable[[Key, PyTree], PyTree]
+    run: Callable[..., PyTree]
+    params: Mapping[str, Any] = field(default_factory=Params)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "params", _read_params(f"OnReset {self.name!r}", self.params))
 
 
 @dataclass(frozen=True)
 class OnStep:
-    """A pure function every few steps of an episode: `run(key, state, params) -> state`, of one environment.
+    """A pure function every few steps of an episode, of one environment.
 
-    The number of steps until the next call is drawn for each environment, uniformly from
-    `every = (low, high)`; the count begins anew with each episode. It acts between the policy's
-    observation and the step, as a push would.
+    It is `run(key, state, params, **more) -> state`; `more` is as for `OnReset`. The number of steps until
+    the next call is drawn for each environment, uniformly from `every = (low, high)`; the count begins anew
+    with each episode. It acts between the policy's observation and the step, as a push would.
     """
 
     name: str
-    run: Callable[[Key, PyTree, PyTree], PyTree]
+    run: Callable[..., PyTree]
     every: tuple[int, int] = (1, 1)
+    params: Mapping[str, Any] = field(default_factory=Params)
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "params", _read_params(f"OnStep {self.name!r}", self.params))
         low, high = self.every
         if not 1 <= low <= high:
             raise ValueError(f"OnStep {self.name!r}: every = {self.every!r}: needs 1 <= low <= high")
@@ -79,6 +99,38 @@ class Statistic:
         return jnp.asarray(transition.info[self.source], jnp.float32)
 
 
+class Traits(NamedTuple):
+    """What the function of an event says of itself.
+
+    Args:
+      check: `check(**params) -> problems`: what is wrong with its parameters, before anything compiles.
+      moves: `moves(**params) -> {parameter: field}`: which float fields of the environment's parameters it
+        changes, and which parameter of its own names each.
+      keep_latest: the last report's scalars stay in `state.metrics` as `NAME/…`, for triggers to read.
+      same_key: it draws the same at every firing, `stream(state.key, "NAME_OF_FUNCTION/NAME")`.
+    """
+
+    check: Callable[..., list[Problem]] = lambda **params: []
+    moves: Callable[..., Mapping[str, str]] = lambda **params: {}
+    keep_latest: bool = False
+    same_key: bool = False
+
+
+def traits(**given: Any) -> Callable[[F], F]:
+    """A decorator: what a function of an event says of itself, see `Traits`."""
+
+    def mark(function: F) -> F:
+        function.traits = Traits(**given)  # type: ignore[attr-defined]
+        return function
+
+    return mark
+
+
+def traits_of(function: Any) -> Traits:
+    """What `traits` said of a function."""
+    return getattr(function, "traits", Traits())
+
+
 RESERVED = "non_finite"  # the loop's own records
 
 
@@ -89,22 +141,25 @@ class Event:
     Args:
       name: of its records and its history; its random draws are named by it too.
       schedule: `every`, `at`, `startup`, `finish`, `when`, or several joined with `|`.
-      run: `run(trainer, state, key) -> (state, report)`, a pure function of one seed. The report is a
-        flat dict of scalars or small arrays. The state comes back changed or as it is; its `key` and
-        `clock` belong to the loop.
+      run: `run(trainer, state, key, **params) -> (state, report)`, a pure function of one seed. The report
+        is a flat dict of scalars or small arrays. The state comes back changed or as it is; its `key` and
+        `clock` belong to the loop. See `traits` for what a function may say of itself.
+      params: what `run` takes besides. Floats are rates: they are in `state.hyper` as `events.NAME.PARAM`.
       scope: "seed", or "population" for a `run` that sees all seeds at once, leaves [S, ...]; its
         report has a leading S axis, or none for a number about all of them.
       init: `init(trainer) -> memory`, what it remembers of one seed between firings, found in
         `state.events[name]`.
-      sticky: keep the last report's scalars in `state.metrics` as `name/…`, for triggers to read.
+      keep_latest: the last report's scalars stay in `state.metrics` as `NAME/…`, for triggers to read; unset,
+        as the function says of itself.
     """
 
     name: str
     schedule: Schedule
-    run: Callable[[Any, Any, Key], tuple[Any, Report]]
+    run: Callable[..., tuple[Any, Report]]
+    params: Mapping[str, Any] = field(default_factory=Params)
     scope: str = "seed"
     init: Callable[[Any], PyTree] | None = None
-    sticky: bool = False
+    keep_latest: bool | None = None
 
     def __post_init__(self) -> None:
         name, schedule = vars(self)["name"], vars(self)["schedule"]  # untyped: what was really given
@@ -121,6 +176,14 @@ class Event:
             raise ValueError(f"event {self.name!r}: scope = {self.scope!r}: needs 'seed' or 'population'")
         if self.scope == "population" and self.schedule.predicate is not None:
             raise ValueError(f"event {self.name!r}: when(...) asks each seed, so it needs scope='seed'")
+        object.__setattr__(self, "params", _read_params(f"event {self.name!r}", self.params))
+        if self.keep_latest is None:
+            object.__setattr__(self, "keep_latest", self.traits.keep_latest)
+
+    @property
+    def traits(self) -> Traits:
+        """What its function says of itself."""
+        return traits_of(self.run)
 
 
 def mean_return(state: Any) -> jax.Array:

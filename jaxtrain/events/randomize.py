@@ -9,9 +9,8 @@ import jax
 import jax.numpy as jnp
 
 from jaxtrain.config.field import is_number
-from jaxtrain.errors import ConfigError, Problem, nearest
-from jaxtrain.events.event import Event, OnReset, leaf_name, replace_leaves
-from jaxtrain.schedule import Schedule
+from jaxtrain.errors import Problem, nearest
+from jaxtrain.events.event import leaf_name, replace_leaves, traits
 from jaxtrain.types import Key, PyTree, Report
 
 DRAWS = {"uniform": ("low", "high"), "log_uniform": ("low", "high"), "gaussian": ("mean", "std")}
@@ -28,7 +27,7 @@ def _draw(key: Key, how: Mapping[str, Any], shape: tuple[int, ...]) -> jax.Array
     return a + (b - a) * u
 
 
-def _check_draws(fields: Mapping[str, Any]) -> None:
+def _check(**fields: Any) -> list[Problem]:
     problems: list[Problem] = []
     if not fields:
         problems.append(
@@ -64,39 +63,39 @@ def _check_draws(fields: Mapping[str, Any]) -> None:
         if low > high or (kind == "log_uniform" and low <= 0):
             rule = "0 < low <= high" if kind == "log_uniform" else "low <= high"
             problems.append(Problem(name, {"low": low, "high": high}, f"{kind} needs {rule}"))
-    if problems:
-        raise ConfigError(problems)
+    return problems
 
 
-def randomize(name: str, schedule: Schedule | None, **fields: Mapping[str, Any]) -> Event | OnReset:
+def _moves(**fields: Any) -> dict[str, str]:
+    return {name: name for name in fields}
+
+
+@traits(check=_check, moves=_moves)
+def randomize(trainer: Any, state: Any, key: Key, **fields: Mapping[str, Any]) -> tuple[Any, Report]:
     """Draw float fields of the environment's parameters anew, apart for every environment.
 
+    Episodes under way feel the change at their next step; for a draw at each episode's start there is
+    `randomize_at_reset`, in a config `on: reset`.
+
     Args:
-      schedule: when; None for a draw at each episode's start (`on: reset`), where every episode has
-        parameters of its own. Otherwise episodes under way feel the change at their next step.
       fields: field -> {distribution: uniform | log_uniform, low, high} or {distribution: gaussian,
         mean, std}. The bounds are rates: a sweep over them is a `vmap`.
 
-    The report has each field's mean over the environments.
+    Returns:
+      The state, and each field's mean over the environments.
 
     Source:
       Tobin et al. 2017, "Domain Randomization".
     """
-    _check_draws(fields)
+    del trainer
+    params = randomize_at_reset(key, state.env_params, **fields)
+    named = {leaf_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(params)}
+    return state.replace(env_params=params), {f"{f}_mean": named[f].mean() for f in fields}
 
-    def draw(key: Key, params: PyTree) -> PyTree:
-        keys = dict(zip(fields, jax.random.split(key, len(fields)), strict=True))
-        return replace_leaves(
-            name, params, {f: lambda leaf, f=f: _draw(keys[f], fields[f], leaf.shape) for f in fields}
-        )
 
-    if schedule is None:
-        return OnReset(name, draw)
-
-    def run(trainer: Any, state: Any, key: Key) -> tuple[Any, Report]:
-        del trainer
-        params = draw(key, state.env_params)
-        named = {leaf_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(params)}
-        return state.replace(env_params=params), {f"{f}_mean": named[f].mean() for f in fields}
-
-    return Event(name, schedule, run)
+@traits(check=_check, moves=_moves)
+def randomize_at_reset(key: Key, params: PyTree, **fields: Mapping[str, Any]) -> PyTree:
+    """`randomize` as an `OnReset` hook: every episode has parameters of its own."""
+    keys = dict(zip(fields, jax.random.split(key, len(fields)), strict=True))
+    draws = {f: lambda leaf, f=f: _draw(keys[f], fields[f], leaf.shape) for f in fields}
+    return replace_leaves("randomize", params, draws)

@@ -1,14 +1,13 @@
 """Collect experience: step B environments with a policy, reset those that ended, count episodes.
 
-In: an `Env`, a policy and a `RolloutState`. Out: the world T steps on, and a time-major `Rollout`.
+In: an `Env`, a policy and a `RolloutState`. Out: the same T steps on, and a time-major `Rollout`.
 Knows nothing of losses, optimizers or logging. The one place that resets, so `next_obs` is right once.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import NamedTuple, TypeAlias
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,8 +15,8 @@ from flax import struct
 from jax import lax
 
 from jaxtrain.events.event import OnReset, OnStep, Statistic, Transition
-from jaxtrain.tree import same_tree
-from jaxtrain.types import ActOutput, Env, Key, Metrics, PyTree, Rollout, Step
+from jaxtrain.tree import not_finite, same_tree, where
+from jaxtrain.types import Env, Key, Metrics, Policy, PyTree, Rollout, Step
 
 WINDOW = 100  # finished episodes that `rollout/return_mean` and the like look back on
 
@@ -68,8 +67,8 @@ class Episodes:
         }
 
 
+FAULTS = ("observation", "reward", "extras")  # what of a rollout is looked at for what is not finite
 RESET_BYTES = 2**26  # fresh starts of a rollout are drawn before it while they fit in this
-Policy: TypeAlias = Callable[[PyTree, PyTree, Key], ActOutput]  # (obs [B, ...], memory, key)
 
 
 class Runner(struct.PyTreeNode):
@@ -77,21 +76,22 @@ class Runner(struct.PyTreeNode):
 
     env: PyTree  # environment states, leaves [B, ...]
     obs: PyTree  # what the policy sees next, leaves [B, ...]
-    memory: PyTree  # recurrent memory, leaves [B, ...]
+    carry: PyTree  # recurrent state of the policy, leaves [B, ...]
     episode_return: jax.Array  # f32[B], so far
     episode_length: jax.Array  # i32[B], so far
     countdown: dict[str, jax.Array]  # i32[B] for each `OnStep`: steps until it acts
     sums: dict[str, jax.Array]  # f32[B] for each statistic per episode: so far
 
 
-@struct.dataclass
-class RolloutState:
-    """What collecting reads and advances; a token to the algorithm."""
+class RolloutState(struct.PyTreeNode):
+    """What collecting reads and advances; a runner to the algorithm, which passes it on."""
 
     runner: Runner
     env_params: PyTree  # leaves [B, ...]
     episodes: Episodes
     statistics: Metrics  # of the last rollout
+    faults: dict[str, jax.Array]  # bool[] by what it is of: whether something collected is not finite
+    collects: jax.Array  # i32[], rollouts collected in this update
 
 
 class Start(NamedTuple):
@@ -122,15 +122,6 @@ class StepOutput(NamedTuple):
     numbers: dict[str, jax.Array]  # f32[B] for each statistic
 
 
-def _select(condition: jax.Array, on_true: PyTree, on_false: PyTree) -> PyTree:
-    """`where` for trees whose leaves have more axes behind those of `condition`."""
-
-    def pick(x: jax.Array, y: jax.Array) -> jax.Array:
-        return jnp.where(condition.reshape(condition.shape + (1,) * (x.ndim - condition.ndim)), x, y)
-
-    return jax.tree.map(pick, on_true, on_false)
-
-
 @dataclass(frozen=True)
 class Collector:
     """How experience is collected; fixed for a run.
@@ -139,34 +130,71 @@ class Collector:
       env: without auto-reset.
       num_envs: B.
       length: T.
-      fresh_memory: recurrent memory at an episode's start, leaves [B, ...].
+      carry: recurrent state of the policy at an episode's start, of one environment.
       on_reset, on_step: hooks, applied in this order given.
       statistics: more numbers than return and length.
+      watch: look whether what is collected is finite.
     """
 
     env: Env
     num_envs: int
     length: int
-    fresh_memory: PyTree = ()
+    carry: PyTree = ()
     on_reset: tuple[OnReset, ...] = ()
     on_step: tuple[OnStep, ...] = ()
     statistics: tuple[Statistic, ...] = field(default=())
+    watch: bool = False
 
     def start(self, key: Key, env_params: PyTree) -> tuple[Runner, PyTree]:
         """B fresh episodes, and the parameters they were started with (hooks may have moved them)."""
         key_reset, key_hooks = jax.random.split(key)
-        fresh = self._reset(jax.random.split(key_reset, self.num_envs), env_params)
+        return self._started(jax.random.split(key_reset, self.num_envs), key_hooks, env_params)
+
+    def _started(self, keys: Key, key_hooks: Key, env_params: PyTree) -> tuple[Runner, PyTree]:
+        fresh = self._reset(keys, env_params)
         zeros = jnp.zeros(self.num_envs)
         runner = Runner(
             env=fresh.env,
             obs=fresh.obs,
-            memory=self.fresh_memory,
+            carry=self._fresh_carry(),
             episode_return=zeros,
             episode_length=zeros.astype(jnp.int32),
             countdown=self._intervals(key_hooks),
             sums={s.name: zeros for s in self.statistics if s.reduction == "episode"},
         )
         return runner, fresh.env_params if self.on_reset else env_params
+
+    def _fresh_carry(self) -> PyTree:
+        return jax.tree.map(lambda x: jnp.broadcast_to(x, (self.num_envs, *jnp.shape(x))), self.carry)
+
+    def begin(self, runner: Runner, env_params: PyTree, episodes: Episodes) -> RolloutState:
+        """What an update is handed: nothing collected yet."""
+        return RolloutState(
+            runner=runner,
+            env_params=env_params,
+            episodes=episodes,
+            statistics={f"rollout/{s.name}": jnp.full((), jnp.nan) for s in self.statistics},
+            faults={name: jnp.zeros((), bool) for name in FAULTS},
+            collects=jnp.zeros((), jnp.int32),
+        )
+
+    def restart(self, state: RolloutState, key: Key, group: int = 1) -> RolloutState:
+        """Fresh episodes in every environment; those under way are not counted.
+
+        Args:
+          state: one seed.
+          key: used up here.
+          group: so many environments, one behind the other, share a start.
+
+        Raises:
+          ValueError: `group` does not divide the number of environments.
+        """
+        if self.num_envs % group:
+            raise ValueError(f"restart: group = {group}: needs to divide num_envs = {self.num_envs}")
+        key_reset, key_hooks = jax.random.split(key)
+        keys = jnp.repeat(jax.random.split(key_reset, self.num_envs // group), group, axis=0)
+        runner, env_params = self._started(keys, key_hooks, state.env_params)
+        return state.replace(runner=runner, env_params=env_params)
 
     def _reset(self, keys: Key, env_params: PyTree) -> Start:
         def one(key: Key, params: PyTree) -> Start:
@@ -193,7 +221,7 @@ class Collector:
         for hook, key_hook in zip(self.on_step, keys, strict=True):
             due = countdown[hook.name] <= 1
             pushed = jax.vmap(hook.run)(jax.random.split(key_hook, self.num_envs), env, env_params)
-            env = _select(due, same_tree(f"OnStep {hook.name!r}", env, pushed), env)
+            env = where(due, same_tree(f"OnStep {hook.name!r}", env, pushed), env)
             countdown[hook.name] = jnp.where(due, fresh[hook.name], countdown[hook.name] - 1)
         return runner.replace(env=env, countdown=countdown)
 
@@ -213,7 +241,7 @@ class Collector:
         Args:
           fresh: starts drawn beforehand; left out, they are drawn here.
         """
-        decision = policy(runner.obs, runner.memory, keys.act)
+        decision = policy(runner.obs, runner.carry, keys.act)
         pushed = self._push(runner, env_params, keys.push) if self.on_step else runner
         out = Step(*jax.vmap(self.env.step)(keys.env, pushed.env, decision.action, env_params))
         done = out.terminated | out.truncated
@@ -228,6 +256,7 @@ class Collector:
                 terminated=out.terminated,
                 truncated=out.truncated,
                 next_obs=out.obs,
+                started=done,  # by the next step
                 extras=decision.extras,
             ),
             done,
@@ -237,14 +266,14 @@ class Collector:
         )
         if fresh is None:
             fresh = self._reset(keys.reset, env_params)
-            env_params = _select(done, fresh.env_params, env_params) if self.on_reset else env_params
+            env_params = where(done, fresh.env_params, env_params) if self.on_reset else env_params
         countdown = pushed.countdown
         if self.on_step:
-            countdown = _select(done, self._intervals(keys.intervals), countdown)
+            countdown = where(done, self._intervals(keys.intervals), countdown)
         runner = Runner(
-            env=_select(done, fresh.env, out.state),
-            obs=_select(done, fresh.obs, out.obs),
-            memory=_select(done, self.fresh_memory, decision.memory),
+            env=where(done, fresh.env, out.state),
+            obs=where(done, fresh.obs, out.obs),
+            carry=where(done, self._fresh_carry(), decision.carry),
             episode_return=jnp.where(done, 0.0, total),
             episode_length=jnp.where(done, 0, length),
             countdown=countdown,
@@ -261,18 +290,18 @@ class Collector:
         )
         return jax.vmap(lambda t: {s.name: s(t) for s in self.statistics})(transition)
 
-    def __call__(self, policy: Policy, world: RolloutState, key: Key) -> tuple[RolloutState, Rollout]:
+    def __call__(self, policy: Policy, state: RolloutState, key: Key) -> tuple[RolloutState, Rollout]:
         """T steps of every environment.
 
         Args:
-          policy: `(obs, memory, key) -> ActOutput`, leaves [B, ...].
-          world: one seed.
+          policy: `(obs, carry, key) -> ActOutput`, leaves [B, ...].
+          state: one seed.
           key: used up here.
         """
         keys = jax.vmap(self.step_keys)(jax.random.split(key, self.length))
         # Drawn before the rollout, all at once, unless a hook decides their parameters on the way.
-        ahead = not self.on_reset and self._reset_bytes(world) <= RESET_BYTES
-        fresh = jax.vmap(self._reset, in_axes=(0, None))(keys.reset, world.env_params) if ahead else None
+        ahead = not self.on_reset and self._reset_bytes(state) <= RESET_BYTES
+        fresh = jax.vmap(self._reset, in_axes=(0, None))(keys.reset, state.env_params) if ahead else None
 
         def step(
             carry: tuple[Runner, PyTree], x: tuple[StepKeys, Start | None]
@@ -283,17 +312,26 @@ class Collector:
         # A turn of a loop costs several µs on a GPU and next to nothing on a CPU, where unrolling is slower.
         unroll = 8 if jax.default_backend() != "cpu" else 1
         (runner, env_params), moment = lax.scan(
-            step, (world.runner, world.env_params), (keys, fresh), unroll=min(unroll, self.length)
+            step, (state.runner, state.env_params), (keys, fresh), unroll=min(unroll, self.length)
         )
         reduced = {
             f"rollout/{s.name}": _reduce(s.reduction, moment.numbers[s.name], moment.done)
             for s in self.statistics
         }
-        episodes = world.episodes.add(moment.done, moment.episode_return, moment.episode_length)
-        return RolloutState(runner, env_params, episodes, reduced), moment.rollout
+        episodes = state.episodes.add(moment.done, moment.episode_return, moment.episode_length)
+        made = moment.rollout._replace(
+            started=jnp.concatenate([jnp.zeros_like(moment.done[:1]), moment.done[:-1]]),
+            carry=state.runner.carry,
+        )
+        watched = {"observation": (made.obs, made.next_obs), "reward": made.reward, "extras": made.extras}
+        faults = state.faults
+        if self.watch:
+            faults = {name: faults[name] | not_finite(watched[name]) for name in FAULTS}
+        after = RolloutState(runner, env_params, episodes, reduced, faults, state.collects + 1)
+        return after, made
 
-    def _reset_bytes(self, world: RolloutState) -> int:
-        leaves = jax.tree.leaves((world.runner.env, world.runner.obs))
+    def _reset_bytes(self, state: RolloutState) -> int:
+        leaves = jax.tree.leaves((state.runner.env, state.runner.obs))
         return self.length * sum(x.size * x.dtype.itemsize for x in leaves)
 
 

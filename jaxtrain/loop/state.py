@@ -11,6 +11,7 @@ from typing import Any
 import jax
 from flax import struct
 
+from jaxtrain.loop.hyper import Rates
 from jaxtrain.loop.rollout import Episodes, Runner
 from jaxtrain.types import Key, Metrics, PyTree
 
@@ -29,11 +30,12 @@ class TrainState(struct.PyTreeNode):
 
     clock: jax.Array  # i32[], updates done; shared by all seeds
     key: Key  # the seed's root key; never advanced
+    hyper: Rates  # the run's rates by path, such as "algorithm.learning_rate"; events may move them
     agent: PyTree  # the algorithm's own
     runner: Runner
     env_params: PyTree  # leaves [B, ...]: each environment has its own
     episodes: Episodes
-    metrics: Metrics  # of the last update, and the last report of each sticky event as `event/…`
+    metrics: Metrics  # of the last update, and the last report of each event that keeps it, as `event/…`
     events: dict[str, PyTree]  # what events remember between firings
     status: jax.Array  # i32[]
     stopped_at: jax.Array  # i32[], updates done when it stopped running; -1 while it runs

@@ -1,7 +1,7 @@
 """`train(config, key)`: a whole run as one pure program.
 
 In: a config, a key, events, sinks. Out: the final state, and one row of history per event and mark.
-Joins the trainer and the door; no other module knows both.
+Joins the trainer and the callback; no other module knows both.
 
 The loop owns the seed axis: `train` is a `custom_vmap` function, so a user's `jax.vmap(train)`, over
 keys, over config leaves, nested as they like, becomes one loop over all those seeds. A single key
@@ -22,9 +22,9 @@ from jax.core import Tracer
 from jaxtrain.config.schema import Config, to_dict
 from jaxtrain.events.event import Part
 from jaxtrain.loop import callback
-from jaxtrain.loop.all_seeds import Emit, History
+from jaxtrain.loop.hyper import ELSEWHERE, Rates
 from jaxtrain.loop.state import TrainState
-from jaxtrain.loop.trainer import Trainer
+from jaxtrain.loop.trainer import Emit, History, Trainer
 from jaxtrain.random import as_key
 from jaxtrain.sinks.base import non_finite
 from jaxtrain.types import Key, PyTree, Record, Report, RunInfo, Sink
@@ -93,17 +93,14 @@ def train(config: Config, key: Key, *, events: Sequence[Part] = (), sinks: Seque
         raise ValueError(
             f"key has shape {list(key.shape)}: use jax.vmap(train, in_axes=(None, 0))(config, keys)"
         )
-    # Python floats are weakly typed; as arrays, every rate finds the same compiled program.
-    config = jax.tree.map(
-        lambda x: jnp.asarray(x, jnp.result_type(float)) if isinstance(x, float) else x, config
-    )
     faults = Faults()
-    watched = [*sinks, faults] if config.on_nan == "raise" else list(sinks)
-    outlet = callback.connect(watched, run_info(trainer)) if watched else None
+    watching = [*sinks, faults] if config.on_nan == "raise" else list(sinks)
+    outlet = callback.connect(watching, run_info(trainer)) if watching else None
     staged = False
     try:
         run = jnp.int32(outlet.id if outlet else 0)
-        state, history = program(tuple(events), outlet is not None)(config, key, run)
+        whole, rates = program(trainer, events, observed=outlet is not None)
+        state, history = whole(rates, key, run)
         staged = isinstance(state.clock, Tracer)  # inside jit: the run is still to come
     finally:
         if outlet is not None and not staged:
@@ -139,43 +136,67 @@ class Faults:
     def close(self) -> None: ...
 
 
-@lru_cache(maxsize=128)
-def program(events: tuple[Part, ...], observed: bool) -> Callable[..., tuple[TrainState, History]]:
-    """The jitted `(config, key, run) -> (state, history)`; one for the same events."""
+def program(
+    trainer: Trainer, events: Sequence[Part], *, observed: bool
+) -> tuple[Callable[..., tuple[TrainState, History]], list[jax.Array]]:
+    """The whole run of a trainer, jitted: `(rates, key, run) -> (state, history)`, and the rates to give it.
 
-    def loop(config: Config, key: Key, run: jax.Array, axis: int | None) -> tuple[TrainState, History]:
-        trainer = Trainer(config, events, config_axis=axis)
-        state, history = begin(trainer, key, run, observed)
-        emit = door(run, key.ndim == 1) if observed else None
-        state, history = trainer.advance(state, history, trainer.num_updates, emit)
+    It is found again for the same events and for configs that differ in rates alone.
+
+    Args:
+      events: those that the trainer was given.
+      observed: whether what it reports goes out, to run number `run`.
+    """
+    structure = jax.tree.structure(trainer.config)
+    return _program(structure, tuple(events), observed), list(trainer.rates().values())
+
+
+@lru_cache(maxsize=128)
+def _program(structure: Any, events: tuple[Part, ...], observed: bool) -> Callable[..., Any]:
+    config = jax.tree.unflatten(structure, [ELSEWHERE] * structure.num_leaves)
+    trainer = Trainer(config, events, fitted=True)
+    names = tuple(trainer.rates())
+
+    def loop(rates: list[jax.Array], key: Key, run: jax.Array) -> tuple[TrainState, History]:
+        emit = emitter(run, key.ndim == 1) if observed else None
+        if observed:
+            callback.started(run, jnp.zeros((), jnp.int32), num_seeds=key.shape[0] if key.ndim else 1)
+        state, history = begin(trainer, Rates(dict(zip(names, rates, strict=True))), key, emit)
+        state, history = trainer.scan(state, history, trainer.num_updates, emit)
         assert history is not None  # as it was given one
         return state, seeds_first(state, history)
 
-    @jax.jit
-    def one(config: Config, key: Key, run: jax.Array) -> tuple[TrainState, History]:
-        # As a flat list: what is static in a tree may follow from its values, and a rule gets flags instead.
-        rates, structure = jax.tree.flatten(config)
-
-        def of(
-            rates: list[jax.Array], key: Key, run: jax.Array, axis: int | None
-        ) -> tuple[TrainState, History]:
-            return loop(jax.tree.unflatten(structure, rates), key, run, axis)
-
-        return _over_seeds(of)(rates, key, run)
-
-    return one
+    return jax.jit(_over_seeds(loop, partial(_check_sweep, trainer, names)))
 
 
-def _over_seeds(loop: Callable[..., tuple[TrainState, History]]) -> Callable[..., tuple[TrainState, History]]:
-    """`loop` of one seed, that `vmap` turns into a loop of many; `axis` is that of the rates, None or 0."""
+def _check_sweep(trainer: Trainer, names: Sequence[str], swept: Sequence[bool]) -> None:
+    """Raise a ValueError for a parameter of a population event that differs between seeds."""
+    for event in trainer.events:
+        own = [
+            n
+            for n, is_swept in zip(names, swept, strict=True)
+            if is_swept and n.startswith(f"events.{event.name}.")
+        ]
+        if event.scope == "population" and own:
+            raise ValueError(f"{own[0]}: the event sees all seeds at once, so that they cannot differ in it")
 
+
+def _over_seeds(loop: Callable[..., Any], check: Callable[[Sequence[bool]], None]) -> Callable[..., Any]:
+    """`loop` of one seed, that `vmap` turns into a loop of many.
+
+    Args:
+      loop: `(rates, key, run) -> (state, history)`, all of one seed or all with a seed axis.
+      check: is told which rates are swept.
+    """
+
+    # A list of rates, as a rule is given flags in the places of its arguments.
     @jax.custom_batching.custom_vmap
     def one(rates: list[jax.Array], key: Key, run: jax.Array) -> tuple[TrainState, History]:
-        return loop(rates, key, run, None)
+        return loop(rates, key, run)
 
     @jax.custom_batching.custom_vmap
     def many(rates: list[jax.Array], keys: Key, run: jax.Array) -> tuple[TrainState, History]:
-        return loop(rates, keys, run, 0)
+        return loop(rates, keys, run)
 
     def batched(result: tuple[TrainState, History]) -> Any:
         state, history = jax.tree.map(lambda _: True, result)
@@ -183,11 +204,13 @@ def _over_seeds(loop: Callable[..., tuple[TrainState, History]]) -> Callable[...
 
     @one.def_vmap
     def _(size: int, in_batched: Any, rates: list[jax.Array], key: Key, run: jax.Array) -> Any:
+        check(in_batched[0])
         result = many(*_broadcast(size, in_batched[:2], [rates, key]), run)
         return result, batched(result)
 
     @many.def_vmap
     def _(size: int, in_batched: Any, rates: list[jax.Array], keys: Key, run: jax.Array) -> Any:
+        check(in_batched[0])
         every = _broadcast(size, in_batched[:2], [rates, keys])
         flat = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), every)
         state, history = many(*flat, run)
@@ -208,7 +231,7 @@ def _broadcast(size: int, in_batched: Sequence[Any], args: list[PyTree]) -> list
     return jax.tree.map(one, list(in_batched), args)
 
 
-def door(run: jax.Array, seeded: bool) -> Emit:
+def emitter(run: jax.Array, seeded: bool) -> Emit:
     """The way out of the program for the reports of run number `run`."""
 
     def emit(name: str, clock: jax.Array, report: Report) -> None:
@@ -217,14 +240,10 @@ def door(run: jax.Array, seeded: bool) -> Emit:
     return emit
 
 
-def begin(trainer: Trainer, key: Key, run: jax.Array, observed: bool) -> tuple[TrainState, History]:
+def begin(trainer: Trainer, rates: Rates, key: Key, emit: Emit | None) -> tuple[TrainState, History]:
     """A fresh state and history, startup events fired."""
-    if observed:
-        callback.started(run, jnp.zeros((), jnp.int32), num_seeds=key.shape[0] if key.ndim else 1)
-    state = trainer.new(key)
-    state, history = trainer.start(
-        state, trainer.history(state), door(run, key.ndim == 1) if observed else None
-    )
+    state = trainer.new(key, rates)
+    state, history = trainer.start(state, trainer.history(state), emit)
     assert history is not None  # as it was given one
     return state, history
 

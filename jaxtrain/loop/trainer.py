@@ -1,51 +1,109 @@
 """The loop over updates and events, for one seed or for many.
 
 In: a config and events. Out: pure functions of a `TrainState`; `train.py` makes whole runs of them.
-Knows nothing of sinks: where a report leaves the program, `train.py` says how.
-How one update or one event of all seeds is made, `all_seeds.py` knows.
+
+What `update.py` has is called through `_each`, under `vmap` where there are many seeds, so that what all
+of them share, the loop's counter and its conditions, stays a scalar.
 """
 
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jax.core import Tracer
 
-from jaxtrain.config.schema import EvaluationConfig
-from jaxtrain.loop.all_seeds import AllSeeds, Emit, History, tell
-from jaxtrain.loop.state import AXES, RUNNING, TrainState, shared_clock
+from jaxtrain.config.schema import Config, EvaluationConfig
+from jaxtrain.events.event import Event, Part
+from jaxtrain.loop import update
+from jaxtrain.loop.build import Parts
+from jaxtrain.loop.hyper import Rates
+from jaxtrain.loop.policy import Policy
+from jaxtrain.loop.rollout import Collector
+from jaxtrain.loop.state import ABANDONED, AXES, NON_FINITE, RUNNING, TrainState, shared_clock
 from jaxtrain.random import as_key, stream
-from jaxtrain.types import Key, PyTree, Report
+from jaxtrain.tree import nonbatchable, unknown, where
+from jaxtrain.types import Algorithm, Key, Metrics, PyTree, Report
+
+History: TypeAlias = dict[str, dict[str, jax.Array]]  # event -> metric -> [marks, (S,) ...]
+Emit: TypeAlias = Callable[[str, jax.Array, Report], None]  # (name, clock, report of all seeds)
+Faults: TypeAlias = dict[str, jax.Array]  # what -> bool[(S)]: which seeds have something that is not finite
 
 
-class Trainer(AllSeeds):
+class Trainer:
     """The pieces of a run, for people who drive the loop themselves.
 
     `init`, `update`, `run` and `evaluate` are pure, have no callbacks, and may be jitted, scanned,
     differentiated and vmapped. Given keys [S], and the state that `init` makes of them, they work on
     all seeds at once with one shared clock, and a condition of the loop stays a condition; under a
-    `vmap` of the caller's own it becomes a select.
+    `vmap` of the caller's own it becomes a select, and what is `tree.InPlace` is copied.
+
+    Rates are those of the state: `Trainer(other).update(state)` goes on with what is in `state.hyper`, and
+    takes only what is static from the other config.
 
     Args:
       config: what to run.
       events: more `Event`, `OnReset` and `OnStep` objects, after those of the config.
-      config_axis: 0 where the leaves of `config` have a seed axis.
 
     Raises:
       ConfigError: for what cannot be run, before anything is traced.
     """
 
-    def new(self, key: Key) -> TrainState:
-        """A fresh state, before any event: of one seed for a key, of S for keys [S]."""
+    def __init__(self, config: Config, events: Sequence[Part] = (), *, fitted: bool = False) -> None:
+        self._parts = parts = Parts(config, events, fitted=fitted)
+        self.config, self.env, self.spec = parts.config, parts.env, parts.spec
+        self.events, self.hooks = parts.events, parts.hooks
+        self.num_updates, self.env_steps_per_update = parts.num_updates, parts.env_steps_per_update
+
+        # Each is traced once, however often the loop is: JAX keeps what it has traced of a jitted one.
+        def once(function: Callable[..., Any]) -> Callable[..., Any]:
+            jitted = jax.jit(function, inline=True)
+
+            def call(*args: Any) -> Any:
+                # In the rule of a `custom_vmap` an empty mesh stands for none: all would be traced again.
+                with jax.sharding.use_abstract_mesh(jax.sharding.get_abstract_mesh()):
+                    return jitted(*args)
+
+            return call
+
+        self._init_one = once(lambda rates, key: self._first(rates, key))
+        self._update_one = once(lambda state: update.update(parts, state))
+        self._run_one = {event.name: once(partial(self._run_event, event)) for event in self.events}
+        self._evaluate_one = once(lambda state, key: update.evaluation(parts, None, state, key))
+
+    @property
+    def timetable(self) -> dict[str, tuple[int, ...]]:
+        """Event -> the updates after which it is due, exact."""
+        return self._parts.timetable
+
+    def rates(self) -> Rates:
+        """The rates of the config, as a fresh state has them."""
+        return self._parts.rates()
+
+    def algorithm(self, state: TrainState) -> Algorithm[Any]:
+        """The algorithm's functions with the rates of one seed."""
+        return self._parts.algorithm(state.hyper)
+
+    def collector(self, state: TrainState) -> Collector:
+        """What steps the environments, with the rates of one seed."""
+        return self._parts.collector(state.hyper, self.algorithm(state).carry)
+
+    def new(self, key: Key, rates: Rates | None = None) -> TrainState:
+        """A fresh state, before any event: of one seed for a key, of S for keys [S].
+
+        Args:
+          rates: instead of the config's; with a seed axis where there are keys [S].
+        """
         if key.ndim > 1:
             raise ValueError(f"key has shape {list(key.shape)}: needs one key, or keys [S]")
-        return self._each("_init", key, seeded=key.ndim == 1, axes=(0,), out_axes=AXES)
+        if rates is None:
+            rates = jax.tree.map(lambda x: jnp.broadcast_to(x, (*key.shape, *x.shape)), self.rates())
+        return self._each(self._init_one, rates, key, seeded=key.ndim == 1, axes=(0, 0), out_axes=AXES)
 
     def init(self, key: Key) -> TrainState:
         """`new`, with the startup events applied."""
@@ -54,17 +112,17 @@ class Trainer(AllSeeds):
     def update(self, state: TrainState) -> TrainState:
         """One update, no events. Seeds that stopped stay as they are.
 
-        A seed whose `train/…` metrics or agent an update leaves not finite keeps the state before it, less
+        A seed whose agent, or what it collected, an update leaves not finite keeps the state before it, less
         the clock; whether it goes on is `config.on_nan`.
         """
-        return self._turn(shared_clock(state))[0]
+        return self._update(shared_clock(state))[0]
 
     def run(self, state: TrainState, num_updates: int) -> TrainState:
         """`num_updates` updates with their events; however a run is cut, the bits are the same.
 
         There are no callbacks and there is no history: reports go nowhere.
         """
-        return self.advance(shared_clock(state), None, num_updates, None)[0]
+        return self.scan(shared_clock(state), None, num_updates, None)[0]
 
     def evaluate(
         self, state: TrainState, key: Key | None = None, settings: EvaluationConfig | None = None
@@ -77,115 +135,300 @@ class Trainer(AllSeeds):
           settings: instead of `config.evaluation`.
 
         Returns:
-          See `jaxtrain.evaluate.evaluate`.
+          See `jaxtrain.loop.evaluate.evaluate`.
         """
-        seeded = state.key.ndim == 1
-        if key is None:
-            key = self.evaluation_key(state)
-        settings = self.config.evaluation if settings is None else settings
-        return self._each(
-            "_evaluate", state, as_key(key), seeded=seeded, axes=(AXES, 0), out_axes=0, static=(settings,)
-        )
+        key = self.evaluation_key(state) if key is None else as_key(key)
+        one, seeded = self._evaluate_one, state.key.ndim == 1
+        if settings is not None:
+            one = partial(update.evaluation, self._parts, settings)
+        return self._each(one, update.learning(state), key, seeded=seeded, axes=(AXES, 0), out_axes=0)
 
     def evaluation_key(self, state: TrainState, name: str = "evaluation") -> Key:
         """The same at every evaluation of that name, apart for every seed."""
         name = f"evaluation/{name}"
         return jax.vmap(stream, (0, None))(state.key, name) if state.key.ndim else stream(state.key, name)
 
-    def value(self, state: TrainState, obs: PyTree) -> jax.Array:
-        """The critic of one seed, f32[...] for observations with any leading axes, in the reward's unit."""
-        return self.algorithm.value(self.spec, state.agent, obs)
+    def value(self, state: TrainState, obs: PyTree, carry: PyTree = ()) -> jax.Array:
+        """The critic of one seed, f32[...] for observations with any leading axes, in the reward's unit.
 
-    def policy(self, state: TrainState) -> Callable[..., jax.Array]:
-        """The policy of one seed: `policy(obs, key=None) -> action`, any leading axes.
+        Args:
+          carry: of a recurrent one, as its policy gave it before this observation.
 
-        Without a key the most probable action, with one a sampled action.
+        Raises:
+          TypeError: an algorithm without a critic, or a recurrent one without its carry.
         """
+        return Policy(self.algorithm(state), state.agent, state.clock).value(obs, carry)
 
-        def policy(obs: PyTree, key: Key | None = None) -> jax.Array:
-            greedy = key is None
-            key = jax.random.key(0) if key is None else as_key(key)  # a greedy action draws nothing
-            memory = self.algorithm.memory(self.spec)
-            return self.algorithm.act(self.spec, state.agent, obs, memory, key, greedy=greedy).action
+    def policy(self, state: TrainState) -> Policy:
+        """The policy of one seed, a function of observations; see `Policy`."""
+        return Policy(self.algorithm(state), state.agent, state.clock)
 
-        return policy
+    # ---- of one seed
+
+    def _first(self, rates: Rates, key: Key) -> TrainState:
+        """A fresh state, with every metric that the run will have, unknown yet."""
+        state = update.init(self._parts, rates, key, self)
+        traced, after = jax.make_jaxpr(self._update_one, return_shape=True)(update.learning(state))
+        update.check_collects(self._parts, traced)
+        state = state.replace(metrics=unknown(after.state.metrics))
+        latest: Metrics = {}
+        for event in self.events:
+            if event.keep_latest:
+                report = jax.eval_shape(self._run_one[event.name], state).report
+                latest |= {f"{event.name}/{name}": x for name, x in report.items() if x.shape == ()}
+        return state.replace(metrics={**state.metrics, **unknown(latest)})
+
+    def _run_event(self, event: Event, state: TrainState) -> update.Fired:
+        rates = jax.tree.map(lambda x: x[0], state.hyper) if state.key.ndim else state.hyper
+        params = self._parts.params_at(rates)[event.name]
+        return update.run_event(self._parts, event, params, state, self)
+
+    # ---- of all seeds
+
+    @staticmethod
+    def _each(function: Callable[..., Any], *args: Any, seeded: bool, axes: Any, out_axes: Any) -> Any:
+        """Call a function of one seed, for one seed or for each of many."""
+        return (jax.vmap(function, in_axes=axes, out_axes=out_axes) if seeded else function)(*args)
+
+    def _update(self, state: TrainState) -> tuple[TrainState, Faults]:
+        """`update`, and what of which seeds was not finite."""
+        axes: Any = update.Updated(AXES, 0, 0)  # type: ignore[arg-type]
+        old, one = update.learning(state), self._update_one
+        new, bad, _ = self._each(one, old, seeded=state.key.ndim == 1, axes=(AXES,), out_axes=axes)
+        new = new.replace(metrics={**state.metrics, **new.metrics}, events=state.events)
+        running, clock = state.status == RUNNING, state.clock + 1
+        if self.config.on_nan == "ignore":
+            return where(running, new, state).replace(clock=clock), {}
+        bad = {name: found & running for name, found in bad.items()}
+        fault = jnp.stack(list(bad.values())).any(axis=0)
+        return self._keep_finite(state, new, running, fault, clock).replace(clock=clock), bad
+
+    def _keep_finite(
+        self, old: TrainState, new: TrainState, changed: jax.Array, fault: jax.Array, clock: jax.Array
+    ) -> TrainState:
+        """`new` for the `changed` seeds without `fault`, else `old`; `on_nan` says what follows."""
+        kept = where(changed & ~fault, new, old)
+        if self.config.on_nan == "skip":
+            return kept
+        status = jnp.where(fault, NON_FINITE, kept.status)
+        if self.config.on_nan == "raise":
+            status = jnp.where(fault.any() & (status == RUNNING), ABANDONED, status)
+        stopped_at = jnp.where(status != kept.status, clock, kept.stopped_at)
+        return kept.replace(status=status, stopped_at=stopped_at)
+
+    # ---- events
+
+    def history(self, state: TrainState) -> History:
+        """Empty rows, one for every event and mark: NaN, or 0 in a whole-number column."""
+        history: History = {}
+        for event in self.events:
+            report = jax.eval_shape(lambda s, e=event: self._report(e, s).report, state)
+            marks = len(self.timetable[event.name])
+            rows = {k: jax.ShapeDtypeStruct((marks, *x.shape), x.dtype) for k, x in report.items()}
+            history[event.name] = unknown(rows)
+        return history
 
     def start(
         self, state: TrainState, history: History | None, emit: Emit | None
     ) -> tuple[TrainState, History | None]:
         """Fire what is due before the first update."""
-        for index, event in enumerate(self.events):
+        for event in self.events:
             if self.timetable[event.name][0] == 0:
-                state, history = self._fire(index, state, history, 0, emit)
+                state, history = self._fire(event, state, history, 0, emit)
         return state, history
 
-    def advance(
-        self, state: TrainState, history: History | None, num_updates: int | jax.Array, emit: Emit | None
-    ) -> tuple[TrainState, History | None]:
-        """The scan over updates. Its counters are scalars, so no condition in it is batched.
+    def _report(self, event: Event, state: TrainState) -> update.Fired:
+        """What an event makes of all seeds; where a trigger asks first, `fired` is all true here."""
+        seeds = state.key.shape
+        if event.scope == "population":
+            state, report, bad = self._population(event, state)
+        else:
+            axes: Any = update.Fired(AXES, 0, 0)  # type: ignore[arg-type]
+            one = self._run_one[event.name]
+            state, report, bad = self._each(one, state, seeded=bool(seeds), axes=(AXES,), out_axes=axes)
+        if event.schedule.predicate is not None:  # rows of other seeds are NaN
+            report = {k: v.astype(jnp.result_type(float)) for k, v in report.items()}
+            report["fired"] = jnp.ones(seeds, bool)
+        return update.Fired(state, report, bad)
 
-        Where `num_updates` is an i32[] of the program, a loop of stretches from mark to mark, with the same
-        bits: one program then does for every length. It may end early, once every seed has stopped.
+    def _population(self, event: Event, state: TrainState) -> update.Fired:
+        run = self._run_one[event.name]
+        if state.key.ndim == 1:
+            new, report, bad = run(state)
+        else:
+            clock = state.clock
+            many = jax.tree.map(lambda x: x[None], state).replace(clock=clock)
+            new, report, bad = run(many)
+            bad = {name: found[0] for name, found in bad.items()}
+            new = jax.tree.map(lambda x: x[0], new.replace(clock=clock[None]))
+        count = state.key.shape[0] if state.key.ndim else 1
+        about_all = {k: not (v.ndim and v.shape[0] == count) for k, v in report.items()}
+        report = {k: jnp.broadcast_to(v, (count, *v.shape)) if about_all[k] else v for k, v in report.items()}
+        return update.Fired(new, report if state.key.ndim else {k: v[0] for k, v in report.items()}, bad)
+
+    def _fire(
+        self, event: Event, state: TrainState, history: History | None, row: Any, emit: Emit | None
+    ) -> tuple[TrainState, History | None]:
+        """Run an event that is due, for the seeds that its predicate asks for."""
+        if event.schedule.predicate is None:
+            return self._run(event, state, history, row, emit, None)
+        wanted = self._each(
+            partial(update.wants, event), state, seeded=state.key.ndim == 1, axes=(AXES,), out_axes=0
+        )
+        wanted &= (state.status == RUNNING) | (state.stopped_at == state.clock)
+        run = partial(self._run, event, row=row, emit=emit)
+        return lax.cond(
+            wanted.any(),
+            lambda s, h, w: run(s, h, wanted=w),
+            lambda s, h, _: (s, h),
+            state,
+            history,
+            wanted,
+        )
+
+    def _run(
+        self,
+        event: Event,
+        state: TrainState,
+        history: History | None,
+        row: Any,
+        emit: Emit | None,
+        wanted: jax.Array | None,
+    ) -> tuple[TrainState, History | None]:
+        """Run an event, write its row, send its report, and keep of its change what is sound."""
+        new, report, bad = self._report(event, state)
+        changed = state.status == RUNNING  # a seed that has stopped keeps every bit
+        if wanted is not None:
+            changed &= wanted
+            rest = {k: v for k, v in report.items() if k != "fired"}
+            report = {k: where(wanted, v, jnp.full_like(v, jnp.nan)) for k, v in rest.items()}
+            report["fired"] = wanted
+            if event.schedule.once:
+                new = new.replace(events={**new.events, update.fired(event): jnp.ones_like(wanted)})
+        if event.keep_latest:
+            named = {f"{event.name}/{k}": v for k, v in report.items()}
+            latest = {k: v for k, v in named.items() if k in new.metrics}
+            new = new.replace(metrics={**new.metrics, **latest})
+        if history is not None:
+            rows = {k: history[event.name][k].at[row].set(v) for k, v in report.items()}
+            history = {**history, event.name: rows}
+        if emit is not None and report:
+            emit(event.name, state.clock, report)
+        return self._guarded(state, new, changed, bad, emit), history
+
+    def _guarded(
+        self, old: TrainState, new: TrainState, changed: jax.Array, bad: Faults, emit: Emit | None
+    ) -> TrainState:
+        """What an event made of the `changed` seeds, less what is not finite."""
+        if not bad:
+            return where(changed, new, old)
+        bad = {name: found & changed for name, found in bad.items()}
+        tell(emit, old.clock, bad)
+        fault = jnp.stack(list(bad.values())).any(axis=0)
+        return self._keep_finite(old, new, changed, fault, old.clock)
+
+    # ---- the loop
+
+    def _marks(self, state: TrainState) -> tuple[list[jax.Array], jax.Array]:
+        """For each event the updates after which it is due, ended by one that no clock equals; and a cursor.
+
+        Cursors follow from the clock, so they are no part of the state.
         """
         tables = [np.array(self.timetable[event.name], np.int32) for event in self.events]
-        # Cursors follow from the clock, so they are no part of the state.
         cursors = jnp.array([jnp.sum(table <= state.clock) for table in tables], jnp.int32)
-        marks = [jnp.append(table, -1) for table in tables]  # the end is a mark that no clock equals
-        end = state.clock + num_updates
-        watched = [] if self.config.on_nan == "ignore" else self._watched(state)
-        quiet = jnp.zeros((len(watched), *state.status.shape), bool)
+        return [jnp.append(table, -1) for table in tables], cursors
 
-        def upcoming(cursors: jax.Array) -> jax.Array:
-            return jnp.array([table[cursors[i]] for i, table in enumerate(marks)], jnp.int32)
+    @staticmethod
+    def _ahead(marks: list[jax.Array], cursors: jax.Array) -> jax.Array:
+        return jnp.array([table[cursors[i]] for i, table in enumerate(marks)], jnp.int32)
 
-        def look(state: TrainState, history: History | None, cursors: Any, due: Any, bad: Any) -> Any:
-            tell(emit, state.clock, dict(zip(watched, bad, strict=True)))
-            # When the last seed has stopped, its last reports and those of the end are all that is left.
-            awake = (state.status == RUNNING) | (state.stopped_at == state.clock)
-            told = due & (jnp.any(awake) | (state.clock == self.num_updates))
-            for i in range(len(marks)):
+    def _after_update(
+        self, emit: Emit | None, state: TrainState, history: Any, cursors: Any, due: jax.Array, bad: Faults
+    ) -> tuple[TrainState, History | None]:
+        """What follows an update: what was not finite is told, what is due is fired."""
+        tell(emit, state.clock, bad)
+        # When the last seed has stopped, its last reports and those of the end are all that is left.
+        any_running = (state.status == RUNNING) | (state.stopped_at == state.clock)
+        due = due & (jnp.any(any_running) | (state.clock == self.num_updates))
+        for i, event in enumerate(self.events):
+            fire = partial(self._fire, event, row=cursors[i], emit=emit)
+            state, history = lax.cond(due[i], fire, lambda s, h: (s, h), state, history)
+        return state, history
 
-                def run(s: TrainState, h: History | None, i: int = i) -> Any:
-                    return self._fire(i, s, h, cursors[i], emit)
+    def _no_faults(self, state: TrainState) -> Faults:
+        shapes = jax.eval_shape(self._update, state)[1]
+        return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
 
-                state, history = lax.cond(told[i], run, lambda s, h: (s, h), state, history)
-            return state, history
+    def scan(
+        self, state: TrainState, history: History | None, num_updates: int, emit: Emit | None
+    ) -> tuple[TrainState, History | None]:
+        """`num_updates` updates and what is due at them. No condition in it is batched."""
+        marks, cursors = self._marks(state)
+        none, keep = self._no_faults(state), nonbatchable if emit is not None else lambda x: x
+        after = partial(self._after_update, emit)
 
         def body(carry: tuple[Any, ...], _: None) -> tuple[tuple[Any, ...], None]:
             state, history, cursors = carry
             # In a computation of its own an update has the same bits whatever is around it.
             state, bad = lax.cond(
-                jnp.any(state.status == RUNNING),
-                self._turn,
-                lambda s: (s.replace(clock=s.clock + 1), quiet),
+                keep(jnp.any(state.status == RUNNING)),
+                self._update,
+                lambda s: (s.replace(clock=s.clock + 1), none),
                 state,
             )
-            due = upcoming(cursors) == state.clock
+            due = self._ahead(marks, cursors) == state.clock
             # One condition guards all that is rare: on a GPU each is a halt.
             state, history = lax.cond(
-                due.any() | bad.any(), look, lambda s, h, *_: (s, h), state, history, cursors, due, bad
+                keep(due.any() | any_of(bad)),
+                after,
+                lambda s, h, *_: (s, h),
+                state,
+                history,
+                cursors,
+                due,
+                bad,
             )
             return (state, history, cursors + due), None
 
-        def stretch(carry: tuple[Any, ...]) -> tuple[Any, ...]:
+        carry, _ = lax.scan(body, (state, history, cursors), length=operator.index(num_updates))
+        return carry[:2]
+
+    def until(
+        self, state: TrainState, history: History | None, num_updates: jax.Array, emit: Emit | None
+    ) -> tuple[TrainState, History | None]:
+        """`scan` by a number that the program is given, with the same bits: one program for every length.
+
+        A loop from mark to mark. It may end early, once every seed has stopped.
+        """
+        marks, cursors = self._marks(state)
+        end, none = state.clock + num_updates, self._no_faults(state)
+
+        def goes_on(state: TrainState, until: jax.Array) -> jax.Array:
+            # All may have stopped, and yet the end has reports: `Programs.advance` jumps to just before it.
+            last = state.clock == self.num_updates - 1
+            return nonbatchable((state.clock < until) & (last | jnp.any(state.status == RUNNING)))
+
+        def until_next_mark(carry: tuple[Any, ...]) -> tuple[Any, ...]:
             state, history, cursors = carry
-            ahead = upcoming(cursors)
+            ahead = self._ahead(marks, cursors)
             until = jnp.min(ahead, initial=end, where=ahead >= 0)
             # The loop's own condition is the only one of an update.
             state, bad = lax.while_loop(
-                lambda c: goes_on(c[0], until) & ~c[1].any(), lambda c: self._turn(c[0]), (state, quiet)
+                lambda c: goes_on(c[0], until) & ~any_of(c[1]), lambda c: self._update(c[0]), (state, none)
             )
             due = ahead == state.clock
-            return (*look(state, history, cursors, due, bad), cursors + due)
+            return (*self._after_update(emit, state, history, cursors, due, bad), cursors + due)
 
-        def goes_on(state: TrainState, until: jax.Array) -> jax.Array:
-            # All may have stopped, and yet the end has reports: `Compiled.advance` jumps to just before it.
-            last = state.clock == self.num_updates - 1
-            return (state.clock < until) & (last | jnp.any(state.status == RUNNING))
-
-        carry = (state, history, cursors)
-        if isinstance(num_updates, Tracer):
-            carry = lax.while_loop(lambda c: goes_on(c[0], end), stretch, carry)
-        else:
-            carry, _ = lax.scan(body, carry, length=operator.index(num_updates))
+        carry = lax.while_loop(lambda c: goes_on(c[0], end), until_next_mark, (state, history, cursors))
         return carry[:2]
+
+
+def any_of(bad: Faults) -> jax.Array:
+    """Whether anything of any seed was not finite: bool[]."""
+    return jnp.stack([jnp.any(found) for found in bad.values()]).any() if bad else jnp.zeros((), bool)
+
+
+def tell(emit: Emit | None, clock: jax.Array, bad: Faults) -> None:
+    """Send which seeds are not finite in what, if any is."""
+    if emit is not None and bad:
+        lax.cond(any_of(bad), partial(emit, "non_finite"), lambda *_: None, clock, bad)

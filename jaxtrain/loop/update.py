@@ -1,178 +1,241 @@
-"""A run of one seed: its parts built from a config, its first state, one update, one event.
+"""A run of one seed: its first state, one update, one event, an evaluation.
 
-In: a config and events. Out: pure functions of the `TrainState` of one seed.
-Knows nothing of other seeds, of timetables or of sinks; `all_seeds.py` calls it for all of them.
+In: the parts of a run and the `TrainState` of one seed. Out: pure functions of that state. `trainer.py`
+calls them for one seed or for many.
 """
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Sequence
-from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.core import eval_jaxpr
+from jax.interpreters.partial_eval import dce_jaxpr
 
 from jaxtrain import envs
-from jaxtrain.config.schema import Config, EvaluationConfig
-from jaxtrain.errors import MISSING, ConfigError, Problem
-from jaxtrain.events.event import Event, OnReset, OnStep, Part, own_report
-from jaxtrain.loop import build
+from jaxtrain.config.schema import EvaluationConfig
+from jaxtrain.errors import ConfigError
+from jaxtrain.events.event import Event, OnReset, OnStep, own_report
+from jaxtrain.loop.build import Parts, bound, part_of
 from jaxtrain.loop.evaluate import evaluate
+from jaxtrain.loop.hyper import Rates
 from jaxtrain.loop.rollout import Collector, Episodes, RolloutState
-from jaxtrain.loop.state import TrainState
+from jaxtrain.loop.state import RUNNING, TrainState
 from jaxtrain.random import stream
-from jaxtrain.tree import same_tree, unknown
-from jaxtrain.types import ActOutput, EnvSpec, Key, Metrics, PyTree, Report, Rollout
+from jaxtrain.tree import Known, in_place, inexact, not_finite, same_tree, watched
+from jaxtrain.types import Algorithm, Experience, Key, Metrics, PyTree, Report
 
 
-class OneSeed:
-    """What `Trainer` is for one seed; its arguments and errors are described there."""
+def init(parts: Parts, rates: Rates, key: Key, trainer: Any) -> TrainState:
+    """A fresh state, before any event. Of its metrics only the names that the rollout gives are there."""
+    algorithm = parts.algorithm(rates)
+    collector = parts.collector(rates, algorithm.carry)
+    config = parts.config_at(rates)
+    params = envs.batch(envs.params(parts.env, config.env.params), config.env.num_envs)
+    runner, env_params = collector.start(stream(key, "environment"), params)
+    zero = jnp.zeros((), jnp.int32)
+    remembered = {e.name: e.init(trainer) for e in parts.events if e.init is not None}
+    once = {fired(e): jnp.zeros((), bool) for e in parts.events if e.schedule.once}
+    return TrainState(
+        clock=zero,
+        key=key,
+        hyper=rates,
+        agent=algorithm.init(stream(key, "agent")),
+        runner=runner,
+        env_params=env_params,
+        episodes=Episodes.empty(),
+        metrics={},
+        events={**remembered, **once},
+        status=zero,
+        stopped_at=zero - 1,
+    )
 
-    def __init__(
-        self, config: Config, events: Sequence[Part] = (), *, config_axis: int | None = None
-    ) -> None:
-        if not isinstance(config, Config):  # pyright: ignore[reportUnnecessaryIsInstance]
-            raise ConfigError(
-                [Problem("config", config, "needs a jaxtrain.Config; load_config reads a file")]
-            )
-        # With a seed axis on its leaves a config is that of many; what is built here is of the first of them.
-        self._configs, self._config_axis, self._given = config, config_axis, tuple(events)
-        if config_axis is not None:
-            config = jax.tree.map(lambda x: x[0], config)
-        self.config = config
-        self.algorithm = config.algorithm
-        self.env = envs.make(config.env.id)
-        self.env_steps_per_update = config.env_steps_per_update
-        self.num_updates = config.num_updates
-        parts = build.parts([*config.events, *events])
-        self.events = (*build.built_in(config), *(p for p in parts if isinstance(p, Event)))
-        self.spec = self._spec(self.env, config.env.num_envs)
-        self.collector = self._collector(self.env, config.env.num_envs, parts, self.algorithm.rollout_length)
-        names = [e.name for e in (*self.events, *self.collector.on_reset, *self.collector.on_step)]
-        twice = sorted({n for n in names if names.count(n) > 1})
-        if twice:
-            raise ConfigError([Problem("events", twice, "needs a different name for each event")])
 
-    @cached_property
-    def timetable(self) -> dict[str, tuple[int, ...]]:
-        """Event -> the updates after which it is due, exact."""
-        table: dict[str, tuple[int, ...]] = {}
-        for event in self.events:
-            try:
-                table[event.name] = event.schedule.updates(self.env_steps_per_update, self.num_updates)
-            except ValueError as error:
-                raise ConfigError([Problem(f"event {event.name!r}", MISSING, str(error))]) from None
-        return table
+def learning(state: TrainState) -> TrainState:
+    """What learning and evaluating read of a state: the same tree whatever has been reported."""
+    return state.replace(metrics={}, events={})
 
-    def _spec(self, env: Any, num_envs: int) -> EnvSpec:
-        obs, _ = jax.eval_shape(lambda key: env.reset(key, envs.params(env, {})), jax.random.key(0))
-        return EnvSpec(env.observation_space, env.action_space, obs, num_envs, self.config.anneal_updates)
 
-    def _collector(self, env: Any, num_envs: int, parts: Sequence[Part], length: int) -> Collector:
-        return Collector(
-            env=env,
-            num_envs=num_envs,
-            length=length,
-            fresh_memory=self.algorithm.memory(self._spec(env, num_envs)),
-            on_reset=tuple(p for p in parts if isinstance(p, OnReset)),
-            on_step=tuple(p for p in parts if isinstance(p, OnStep)),
-            statistics=build.statistics(self.config),
-        )
+class Updated(NamedTuple):
+    """What an update makes."""
 
-    def _init(self, key: Key) -> TrainState:
-        params = envs.batch(envs.params(self.env, self.config.env.params), self.config.env.num_envs)
-        runner, env_params = self.collector.start(stream(key, "environment"), params)
-        zero = jnp.zeros((), jnp.int32)
-        state = TrainState(
-            clock=zero,
-            key=key,
-            agent=self.algorithm.init(self.spec, stream(key, "agent")),
-            runner=runner,
-            env_params=env_params,
-            episodes=Episodes.empty(),
-            metrics={},
-            events={e.name: e.init(self) for e in self.events if e.init is not None},
-            status=zero,
-            stopped_at=zero - 1,
-        )
-        once = {fired(e): jnp.zeros((), bool) for e in self.events if e.schedule.once}
-        state = state.replace(events={**state.events, **once})
-        state = state.replace(metrics=unknown(jax.eval_shape(self._update, state).metrics))
-        sticky: Metrics = {}
-        for event in self.events:
-            if event.sticky:
-                _, report = jax.eval_shape(lambda s, e=event: own_report(e, e.run(self, s, s.key)), state)
-                sticky |= {f"{event.name}/{name}": x for name, x in report.items() if x.shape == ()}
-        return state.replace(metrics={**state.metrics, **unknown(sticky)})
+    state: TrainState
+    bad: dict[str, jax.Array]  # what of it was not finite: bool[] each
+    collects: jax.Array  # i32[], rollouts collected
 
-    def _update(self, state: TrainState) -> TrainState:
-        def collect(agent: PyTree, world: RolloutState, key: Key) -> tuple[RolloutState, Rollout]:
-            def policy(obs: PyTree, memory: PyTree, key: Key) -> ActOutput:
-                return self.algorithm.act(self.spec, agent, obs, memory, key, greedy=False)
 
-            return self.collector(policy, world, key)
+def update(parts: Parts, state: TrainState) -> Updated:
+    """One update, whatever the status says.
 
-        key = jax.random.fold_in(stream(state.key, "update"), state.clock)
-        none = {f"rollout/{s.name}": jnp.full((), jnp.nan) for s in self.collector.statistics}
-        world = RolloutState(state.runner, state.env_params, state.episodes, none)
-        agent, world, learned = self.algorithm.update(self.spec, state.agent, collect, world, key)
-        metrics = {
-            **state.metrics,
-            **world.episodes.metrics(),
-            **world.statistics,
-            **{f"train/{name}": value for name, value in learned.items()},
-        }
-        return state.replace(
-            agent=agent,
-            runner=world.runner,
-            env_params=world.env_params,
-            episodes=world.episodes,
-            metrics=metrics,
-        )
+    Returns:
+      The new state with this update's metrics, and what of it was not finite. Only the agent and what was
+      collected make an update one that failed; of a failed one, it says which metrics were not finite either.
+    """
+    algorithm = parts.algorithm(state.hyper)
+    collector = parts.collector(state.hyper, algorithm.carry)
+    runner = collector.begin(state.runner, state.env_params, state.episodes)
+    experience = Experience(collector, collector.restart, state.status == RUNNING)
+    key = jax.random.fold_in(stream(state.key, "update"), state.clock)
+    who = f"algorithm {parts.config.algorithm.name!r}"
+    result = algorithm.update(state.agent, runner, experience, state.clock, key)
+    agent, runner, learned = _checked(who, state.agent, result)
+    metrics = {
+        **runner.episodes.metrics(),
+        **runner.statistics,
+        **{f"train/{name}": _known(value) for name, value in learned.items()},
+    }
+    if parts.config.on_nan == "ignore":
+        return _updated(state, agent, runner, metrics, {})
+    bad = {"agent": not_finite(agent), **runner.faults}
+    failed = jnp.stack(list(bad.values())).any()
+    for name, value in learned.items():
+        known = value.known if isinstance(value, Known) else True
+        if inexact(metrics[f"train/{name}"]):
+            bad[f"train/{name}"] = failed & known & ~jnp.isfinite(metrics[f"train/{name}"])
+    return _updated(state, agent, runner, metrics, bad)
 
-    def _run_event(self, event: Event, state: TrainState) -> tuple[TrainState, Report]:
-        """One event of one seed, or a population event of all."""
-        root = state.key if state.key.ndim == 0 else state.key[0]
+
+def _updated(
+    state: TrainState, agent: PyTree, runner: RolloutState, metrics: Metrics, bad: dict[str, jax.Array]
+) -> Updated:
+    state = state.replace(
+        agent=agent,
+        runner=runner.runner,
+        env_params=runner.env_params,
+        episodes=runner.episodes,
+        metrics=metrics,
+    )
+    return Updated(state, bad, runner.collects)
+
+
+def check_collects(parts: Parts, traced: Any) -> None:
+    """Env steps are counted by updates, so each has to collect one rollout.
+
+    Args:
+      traced: the jaxpr of `update`.
+
+    Raises:
+      TypeError: it collects another number of them, or it depends on data how many.
+    """
+    wanted = [False] * (len(traced.jaxpr.outvars) - 1) + [True]  # `collects` is its last output
+    counting, used = dce_jaxpr(traced.jaxpr, wanted)
+    who = f"algorithm {parts.config.algorithm.name!r}: update"
+    if any(used):
+        raise TypeError(f"{who} collects under a condition; needs to collect once, whatever the data")
+    with jax.ensure_compile_time_eval():
+        (count,) = eval_jaxpr(counting, traced.consts)
+    if int(count) != 1:
+        raise TypeError(f"{who} collects {int(count)} times; needs once: rollout_length says how many steps")
+
+
+def _known(value: Any) -> jax.Array:
+    """A metric as it is logged: NaN where it means nothing yet."""
+    if not isinstance(value, Known):
+        return jnp.asarray(value)
+    return jnp.where(value.known, jnp.asarray(value.value, jnp.result_type(float)), jnp.nan)
+
+
+def _checked(who: str, agent: PyTree, result: Any) -> tuple[PyTree, RolloutState, Metrics]:
+    """What an algorithm's `update` gave.
+
+    Raises:
+      TypeError: while tracing, naming the algorithm: another form, or another tree than it was given.
+    """
+    if not isinstance(result, tuple) or len(result) != 3:
+        raise TypeError(f"{who}: update gave {type(result).__name__}, needs (agent, runner, metrics)")
+    new, runner, metrics = result
+    if not isinstance(runner, RolloutState):
+        raise TypeError(f"{who}: update gave {type(runner).__name__} as runner, needs that of `collect`")
+    if not isinstance(metrics, dict):
+        raise TypeError(f"{who}: the metrics are {type(metrics).__name__}, needs a flat dict of scalars")
+    for name, value in metrics.items():
+        shape = jnp.shape(value.value if isinstance(value, Known) else value)
+        if shape != ():
+            raise TypeError(f"{who}: metric {name!r} has shape {shape}, needs a scalar")
+    return same_tree(f"{who}: the agent", agent, new), runner, metrics
+
+
+class Fired(NamedTuple):
+    """What an event makes."""
+
+    state: TrainState
+    report: Report
+    bad: dict[str, jax.Array]  # of what it changed, whether it is not finite: bool[] each, or [S]
+
+
+def run_event(parts: Parts, event: Event, params: Any, state: TrainState, trainer: Any) -> Fired:
+    """One event of one seed, or a population event of all.
+
+    Raises:
+      TypeError: while tracing, naming the event: another form, or another tree than it was given; or an event
+        of a seed that writes to what is `InPlace`, which no choice between old and new undoes for the seeds
+        that it is not for.
+    """
+    root = state.key if state.key.ndim == 0 else state.key[0]
+    if event.traits.same_key:
+        key = event_key(event, state.key)
+    else:
         key = jax.random.fold_in(stream(root, f"event/{event.name}"), state.clock)
-        new, report = own_report(event, event.run(self, state, key))
-        if not isinstance(new, TrainState):
-            raise TypeError(
-                f"event {event.name!r}: run gave {type(new).__name__} as state, needs a TrainState"
-            )
-        # The key is a name and the clock is the loop's: no event moves them.
-        new = new.replace(key=state.key, clock=state.clock)
-        return same_tree(f"event {event.name!r}: the state", state, new), report
+    try:
+        new, report = own_report(event, event.run(trainer, state, key, **params))
+    except ConfigError as error:
+        raise ConfigError(error.under(f"event {event.name!r}")) from None
+    if not isinstance(new, TrainState):
+        raise TypeError(f"event {event.name!r}: run gave {type(new).__name__} as state, needs a TrainState")
+    # The key is a name and the clock is the loop's: no event moves them.
+    new = new.replace(key=state.key, clock=state.clock)
+    new = same_tree(f"event {event.name!r}: the state", state, new)
+    if event.scope == "seed" and changed(in_place(state.agent), in_place(new.agent)):
+        rule = "writes to what is tree.InPlace; needs scope='population'"
+        raise TypeError(f"event {event.name!r}: {rule}")
+    bad: dict[str, jax.Array] = {}
+    for name in ("agent", "hyper"):
+        touched = changed(watched(getattr(state, name)), watched(getattr(new, name)))
+        if touched and parts.config.on_nan != "ignore":
+            bad[f"{event.name}/{name}"] = not_finite(touched, state.key.ndim)
+    return Fired(new, report, bad)
 
-    def _run_event_of_seed(self, index: int, state: TrainState) -> tuple[TrainState, Report]:
-        return self._run_event(self.events[index], state)
 
-    def _wants(self, index: int, state: TrainState) -> jax.Array:
-        event = self.events[index]
-        assert event.schedule.predicate is not None
-        wanted = jnp.asarray(event.schedule.predicate(state))
-        if wanted.shape != ():
-            raise TypeError(f"event {event.name!r}: its predicate gave shape {wanted.shape}, needs one bool")
-        return (
-            wanted.astype(bool) & ~state.events[fired(event)] if event.schedule.once else wanted.astype(bool)
-        )
+def changed(old: list[Any], new: list[Any]) -> list[Any]:
+    """Those that are not as they were: what is handed back untouched is the same tracer."""
+    return [x for x, y in zip(new, old, strict=True) if x is not y]
 
-    def _evaluate(self, settings: EvaluationConfig, state: TrainState, key: Key) -> Report:
-        place = settings.env or self.config.env
-        env, num = envs.make(place.id), settings.num_episodes
-        collector = dataclasses.replace(
-            self._collector(env, num, build.parts(settings.events), 1), statistics=()
-        )
-        spec = dataclasses.replace(self.spec, num_envs=num)
 
-        def policy(obs: PyTree, memory: PyTree, key: Key) -> ActOutput:
-            return self.algorithm.act(spec, state.agent, obs, memory, key, greedy=settings.greedy)
+def event_key(event: Event, key: Key) -> Key:
+    """What an event that draws the same at every firing draws from."""
+    return stream(key, f"{event.run.__name__}/{event.name}")
 
-        params = envs.batch(envs.params(env, place.params), num)
-        return evaluate(collector, policy, params, key, max_episode_steps=settings.max_episode_steps)
+
+def wants(event: Event, state: TrainState) -> jax.Array:
+    """Whether an event with a predicate is to fire: bool[]."""
+    assert event.schedule.predicate is not None
+    wanted = jnp.asarray(event.schedule.predicate(state))
+    if wanted.shape != ():
+        raise TypeError(f"event {event.name!r}: its predicate gave shape {wanted.shape}, needs one bool")
+    return wanted.astype(bool) & ~state.events[fired(event)] if event.schedule.once else wanted.astype(bool)
 
 
 def fired(event: Event) -> str:
     """Where a single-shot trigger remembers that it fired."""
     return f"{event.name}/fired"
+
+
+def evaluation(parts: Parts, settings: EvaluationConfig | None, state: TrainState, key: Key) -> Report:
+    """Complete episodes with the policy of one seed; `settings` instead of the run's own."""
+    config = parts.config_at(state.hyper)
+    algorithm: Algorithm[Any] = config.algorithm.make(parts.spec)
+    settings = config.evaluation if settings is None else settings
+    place = settings.env or config.env
+    env, hooks = envs.make(place.id), [bound(p, p.params) for p in map(part_of, settings.events)]
+    collector = Collector(
+        env=env,
+        num_envs=settings.num_episodes,
+        length=1,
+        carry=algorithm.carry,
+        on_reset=tuple(hook for hook in hooks if isinstance(hook, OnReset)),
+        on_step=tuple(hook for hook in hooks if isinstance(hook, OnStep)),
+    )
+    policy = (algorithm.policy if settings.greedy else algorithm.sample)(state.agent, state.clock)
+    params = envs.batch(envs.params(env, place.params), settings.num_episodes)
+    return evaluate(collector, policy, params, key, max_episode_steps=settings.max_episode_steps)

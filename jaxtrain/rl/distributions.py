@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from jaxtrain.types import Box, Discrete, Key, Space
+from jaxtrain.types import Box, Discrete, Key, MultiDiscrete, Space
 
 MASKED = -1e9  # finite: -inf times a probability of zero is NaN, in the entropy and in gradients
 
@@ -263,4 +263,8 @@ def distribution(space: Space, *, squash: bool = False) -> Distribution:
         return TanhGaussian(space) if squash else DiagonalGaussian(space)
     if squash:
         raise ValueError(f"squash: needs a Box as action space, not {space}")
-    return Categorical(space.n) if isinstance(space, Discrete) else MultiCategorical(space.nvec)
+    if isinstance(space, Discrete):
+        return Categorical(space.n)
+    if isinstance(space, MultiDiscrete):
+        return MultiCategorical(space.nvec)
+    raise ValueError(f"actions need a Discrete, MultiDiscrete or Box, not {space}")

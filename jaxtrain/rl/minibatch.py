@@ -1,15 +1,21 @@
-"""Shuffle a rollout's samples without sorting.
+"""Minibatches: the samples or the sequences of a rollout, in a new order for each pass over it.
 
-In: a key and the sizes of a rollout. Out: a permutation of its T × B samples.
-Knows nothing of what is shuffled.
+In: a rollout, leaves [T, B, ...], and a function of one minibatch. Out: what a scan over all of them gives.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import TypeVar
+
 import jax
 import jax.numpy as jnp
+from jax import lax
 
-from jaxtrain.types import Key
+from jaxtrain.errors import Problem
+from jaxtrain.types import Carry, Key, Metrics, PyTree
+
+State = TypeVar("State")
 
 ROUNDS = 8
 SMALLEST_SIDE = 8  # with fewer values on a side, too few different round functions exist
@@ -52,3 +58,71 @@ def permutation(key: Key, t: int, b: int) -> jax.Array:
         x = jnp.where(x < size_x, x, x - size_x)
         x, y, size_x, size_y = y, x, size_y, size_x
     return (x * b + y).astype(jnp.int32)  # an even number of rounds: x is the time again
+
+
+def check(num_minibatches: int, t: int, b: int, *, whole_sequences: bool = False) -> list[Problem]:
+    """Whether so many minibatches divide a rollout of `t` steps and `b` environments; a fault, or none."""
+    size = b if whole_sequences else t * b
+    if size % num_minibatches == 0:
+        return []
+    low = next(d for d in range(min(num_minibatches, size), 0, -1) if size % d == 0)
+    high = next((d for d in range(num_minibatches, size + 1) if size % d == 0), low)
+    what = (
+        f"the {b} environments, as a recurrent policy keeps whole sequences"
+        if whole_sequences
+        else f"the {size} samples of a rollout ({b} environments x {t} steps)"
+    )
+    rule = f"needs to divide {what}; the nearest: {f'{low} and {high}' if low < high else low}"
+    return [Problem("num_minibatches", num_minibatches, rule)]
+
+
+def epochs(
+    step: Callable[[State, PyTree, Carry, Key], tuple[State, Metrics]],
+    state: State,
+    batch: PyTree,
+    carry: Carry,
+    key: Key,
+    *,
+    num_epochs: int,
+    num_minibatches: int,
+    whole_sequences: bool = False,
+) -> tuple[State, Metrics]:
+    """Pass over a rollout several times, one minibatch after the other; each sample is in one of a pass.
+
+    Args:
+      step: `(state, samples, carry, key) -> (state, metrics)`, of one minibatch.
+      state: what the first `step` is given, such as parameters and the optimizer's state.
+      batch: leaves [T, B, ...].
+      carry: before the first step, leaves [B, ...]; () for none.
+      key: used up here.
+      num_epochs: passes.
+      num_minibatches: of a pass; divides T * B, or B for whole sequences.
+      whole_sequences: minibatches of environments, `samples` are [T, N, ...] and `carry` [N, ...]; otherwise
+        samples of any step and environment, [N, ...], and no carry.
+
+    Returns:
+      The state after the last minibatch, and all metrics, leaves [num_epochs, num_minibatches, ...].
+
+    Raises:
+      ValueError: there is a carry, and sequences are not kept whole.
+    """
+    if jax.tree.leaves(carry) and not whole_sequences:
+        raise ValueError("carry: needs whole_sequences = True, as single samples have none")
+    time, envs = jax.tree.leaves(batch)[0].shape[:2]
+    flat = jax.tree.map(lambda x: x.reshape(time * envs, *x.shape[2:]), batch)
+
+    def take(index: jax.Array) -> tuple[PyTree, Carry]:
+        if not whole_sequences:
+            return jax.tree.map(lambda x: jnp.take(x, index, axis=0), flat), carry
+        samples = jax.tree.map(lambda x: jnp.take(x, index, axis=1), batch)
+        return samples, jax.tree.map(lambda x: jnp.take(x, index, axis=0), carry)
+
+    def minibatch(state: State, x: tuple[jax.Array, Key]) -> tuple[State, Metrics]:
+        return step(state, *take(x[0]), x[1])
+
+    def epoch(state: State, key: Key) -> tuple[State, Metrics]:
+        key_shuffle, key_step = jax.random.split(key)
+        order = permutation(key_shuffle, 1 if whole_sequences else time, envs).reshape(num_minibatches, -1)
+        return lax.scan(minibatch, state, (order, jax.random.split(key_step, num_minibatches)))
+
+    return lax.scan(epoch, state, jax.random.split(key, num_epochs))

@@ -1,24 +1,25 @@
-"""Policy and value networks: from observations to distribution parameters and values.
+"""Networks: their settings, flax modules and initial weights, and observations made ready for them.
 
-In: an observation space, an action distribution, and sizes or flax modules of the user's own. Out: an
-`ActorCritic`, pure functions of parameters and observations.
-Knows nothing of losses, rollouts or environments.
+In: an observation space and a `NetworkConfig`. Out: a torso, from encoded observations to features, on which
+any algorithm puts its own heads.
+
+Observations are arrays or dicts of them, and may come with an action mask.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jaxtrain.rl.distributions import Categorical, Distribution, MultiCategorical, mask_logits
-from jaxtrain.types import Box, Discrete, Key, MultiDiscrete, PyTree, Space
+from jaxtrain.config import field
+from jaxtrain.errors import ConfigError, Fault, Problem, nearest
+from jaxtrain.types import Box, Dict, Discrete, Key, MultiDiscrete, PyTree, Space
 
 ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "tanh": jnp.tanh,
@@ -27,6 +28,22 @@ ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "gelu": nn.gelu,
     "elu": nn.elu,
 }
+
+
+@field.config
+class NetworkConfig:
+    """Networks of any algorithm: a torso each or a shared one, with a recurrent cell behind it or without."""
+
+    torso: str = field.choice("auto", ("auto", "mlp", "cnn"), help="auto: cnn for images, else mlp")
+    hidden_sizes: tuple[int, ...] = field.integers((64, 64), low=1, help="dense layers")
+    activation: str = field.choice("tanh", tuple(ACTIVATIONS))
+    layer_norm: bool = field.flag(False, help="normalize each layer before its activation")
+    channels: tuple[int, ...] = field.integers((16,), low=1, help="convolutions of a cnn")
+    kernel_size: int = field.integer(3, low=1)
+    shared: bool = field.flag(False, help="one torso, two heads")
+    log_std_init: float = field.static_float(0.0, help="of a Gaussian policy")
+    recurrent: str = field.choice("none", ("none", "gru", "lstm"), help="a cell between torso and head")
+    recurrent_size: int = field.integer(64, low=1, help="units of the cell")
 
 
 def orthogonal(scale: float) -> Callable[..., jax.Array]:
@@ -59,26 +76,40 @@ def orthogonal(scale: float) -> Callable[..., jax.Array]:
     return init
 
 
-def _dense(features: int, scale: float, name: str | None = None) -> nn.Dense:
+def dense(features: int, scale: float, name: str | None = None) -> nn.Dense:
+    """A linear layer with orthogonal weights times `scale` and zero biases."""
     return nn.Dense(features, kernel_init=orthogonal(scale), param_dtype=jnp.result_type(float), name=name)
 
 
+def _hidden(x: jax.Array, features: int, activation: str, layer_norm: bool) -> jax.Array:
+    x = dense(features, math.sqrt(2))(x)
+    if layer_norm:
+        x = nn.LayerNorm(param_dtype=jnp.result_type(float))(x)
+    return ACTIVATIONS[activation](x)
+
+
 class MLP(nn.Module):
-    """Dense layers with an activation after each: f32[N, ...], flattened, to f32[N, hidden_sizes[-1]]."""
+    """Dense layers with an activation after each: f32[N, ...], flattened, to f32[N, hidden_sizes[-1]].
+
+    With `layer_norm`, each layer is normalized over its units before the activation.
+    """
 
     hidden_sizes: tuple[int, ...] = (64, 64)
     activation: str = "tanh"
+    layer_norm: bool = False
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         x = x.reshape(x.shape[0], -1)
         for size in self.hidden_sizes:
-            x = ACTIVATIONS[self.activation](_dense(size, math.sqrt(2))(x))
+            x = _hidden(x, size, self.activation, self.layer_norm)
         return x
 
 
 class CNN(nn.Module):
-    """Convolutions of stride 1 without padding, then an `MLP`: f32[N, H, W, C] to f32[N, features].
+    """Convolutions of stride 1 without padding, then an `MLP`: f32[N, H, W, C] to f32[N, F].
+
+    With `layer_norm`, each layer is normalized over its channels or units before the activation.
 
     Source:
       Young and Tian 2019, "MinAtar": the default of one layer with 16 kernels of 3 × 3.
@@ -88,6 +119,7 @@ class CNN(nn.Module):
     kernel_size: int = 3
     hidden_sizes: tuple[int, ...] = (64, 64)
     activation: str = "tanh"
+    layer_norm: bool = False
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -98,24 +130,136 @@ class CNN(nn.Module):
                 size = x.shape[axis] - self.kernel_size + 1
                 shifts = [lax.slice_in_dim(x, i, i + size, axis=axis) for i in range(self.kernel_size)]
                 x = jnp.concatenate(shifts, axis=-1)
-            x = ACTIVATIONS[self.activation](_dense(channels, math.sqrt(2))(x))
-        return MLP(self.hidden_sizes, self.activation)(x)
+            x = _hidden(x, channels, self.activation, self.layer_norm)
+        return MLP(self.hidden_sizes, self.activation, self.layer_norm)(x)
+
+
+class Entries(nn.Module):
+    """A dict of arrays to features: {name: f32[N, ...]} to f32[N, F].
+
+    Each entry of `images` goes through convolutions of its own; what they give and all other entries are
+    flattened, joined in the order of their names, and go through one `MLP`.
+    """
+
+    images: tuple[str, ...]
+    channels: tuple[int, ...] = (16,)
+    kernel_size: int = 3
+    hidden_sizes: tuple[int, ...] = (64, 64)
+    activation: str = "tanh"
+    layer_norm: bool = False
+
+    @nn.compact
+    def __call__(self, x: dict[str, jax.Array]) -> jax.Array:
+        flat: list[jax.Array] = []
+        for name in sorted(x):
+            entry = x[name]
+            if name in self.images:
+                cnn = CNN(self.channels, self.kernel_size, (), self.activation, self.layer_norm, name=name)
+                entry = cnn(entry)
+            flat.append(entry.reshape(entry.shape[0], -1))
+        return MLP(self.hidden_sizes, self.activation, self.layer_norm)(jnp.concatenate(flat, axis=-1))
 
 
 class Network(nn.Module):
-    """A torso and a linear head: f32[N, ...] to f32[N, features]."""
+    """A torso and a linear head: encoded observations of N environments to f32[N, features]."""
 
     torso: nn.Module
     features: int
     scale: float  # of the head's initial weights
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        return _dense(self.features, self.scale, name="head")(self.torso(x))
+    def __call__(self, x: Any) -> jax.Array:
+        return dense(self.features, self.scale, name="head")(self.torso(x))
 
 
-def _encode(space: Space, obs: jax.Array) -> tuple[jax.Array, int]:
-    """f32[..., *shape] and its number of leading axes; integers one-hot (MultiDiscrete end to end)."""
+def observation_names(help: str) -> Any:
+    """A config field: names of entries of a `Dict` observation space; none for all of them."""
+
+    def read(value: Any) -> tuple[str, ...]:
+        if isinstance(value, str):
+            value = [name.strip() for name in value.strip("[]() ").split(",") if name.strip()]
+        if not isinstance(value, list | tuple) or not all(isinstance(name, str) and name for name in value):
+            raise Fault("needs a list of names")
+        return tuple(dict.fromkeys(value))
+
+    return field.custom((), read, "NAME,NAME,…", help=help)
+
+
+def problems(
+    space: Space,
+    network: NetworkConfig,
+    *,
+    policy_observations: tuple[str, ...] = (),
+    critic_observations: tuple[str, ...] = (),
+    own_modules: bool = False,
+) -> list[Problem]:
+    """What does not fit an observation space, by the fields' paths in an algorithm's config.
+
+    Args:
+      space: of an observation, without its action mask.
+      network: the settings.
+      policy_observations, critic_observations: entries of a `Dict` space; none for all.
+      own_modules: whether the user gives a module for the policy or the critic.
+    """
+    seen = {"policy_observations": policy_observations, "critic_observations": critic_observations}
+    if found := [fault for path, names in seen.items() for fault in _unknown_names(space, path, names)]:
+        return found
+    if isinstance(space, Dict) and network.shared:
+        policy, critic = (names or tuple(space) for names in seen.values())
+        if set(policy) != set(critic):
+            rule = f"needs the policy's entries where the torso is shared, which are {', '.join(policy)}"
+            found.append(Problem("critic_observations", critic, rule))
+    for setting, default in (("shared", False), ("recurrent", "none")):
+        value = getattr(network, setting)
+        if own_modules and value != default:
+            rule = "needs both networks to be built here, not given as modules"
+            found.append(Problem(f"network.{setting}", value, rule))
+    spaces = [select(space, names) for names in seen.values()]
+    if network.torso == "cnn" and not all(_images(part, network) for part in spaces):
+        smallest = _smallest(network)
+        rule = (
+            f"needs observations of shape (height, width, channels), at least {smallest} high and wide for "
+            f"{len(network.channels)} kernels of size {network.kernel_size}, not {_shapes(space)}"
+        )
+        found.append(Problem("network.torso", "cnn", rule))
+    return found
+
+
+def _unknown_names(space: Space, path: str, names: tuple[str, ...]) -> list[Problem]:
+    if not names:
+        return []
+    if not isinstance(space, Dict):
+        return [Problem(path, names, f"needs a Dict as observation space, not {space}")]
+    missing = [name for name in names if name not in space]
+    rules = (f"the observation space has no {name!r}{nearest(name, space)}" for name in missing)
+    return [Problem(path, names, rule) for rule in rules]
+
+
+def select(space: Space, names: tuple[str, ...]) -> Space:
+    """The space with only these entries; all of it without names."""
+    return Dict({name: space[name] for name in names}) if names and isinstance(space, Dict) else space
+
+
+def split_mask(obs: PyTree) -> tuple[PyTree, jax.Array | None]:
+    """The observation itself, and the mask of valid actions that it came with, or None."""
+    if isinstance(obs, Mapping) and set(obs) == {"observation", "action_mask"}:
+        return obs["observation"], obs["action_mask"]
+    return obs, None
+
+
+def encode(space: Space, obs: PyTree) -> tuple[Any, int]:
+    """Observations as floats, integers one-hot (MultiDiscrete end to end), and their number of leading axes.
+
+    Args:
+      space: Discrete, MultiDiscrete or Box: f32[..., *shape]. Dict: {name: f32[..., *shape]}, with the names
+        of a Dict within it joined by dots; entries that the space does not have are left out.
+      obs: without an action mask, any leading axes.
+
+    Raises:
+      ValueError: an entry is missing, or has another shape.
+    """
+    if isinstance(space, Dict):
+        return _encode_entries(space, obs)
     obs, dtype = jnp.asarray(obs), jnp.result_type(float)
     batch = obs.ndim - len(space.shape)
     if batch < 0 or obs.shape[batch:] != space.shape:
@@ -128,196 +272,102 @@ def _encode(space: Space, obs: jax.Array) -> tuple[jax.Array, int]:
     return obs.astype(dtype), batch
 
 
-def _init(module: nn.Module, key: Key, x: jax.Array, name: str) -> Any:
+def _encode_entries(space: Dict, obs: PyTree) -> tuple[dict[str, jax.Array], int]:
+    entries: dict[str, jax.Array] = {}
+    axes: dict[str, int] = {}
+    for name, part in space.items():
+        if not isinstance(obs, Mapping) or name not in obs:
+            has = ", ".join(obs) if isinstance(obs, Mapping) else type(obs).__name__
+            raise ValueError(f"obs: needs an entry {name!r}, has {has}")
+        try:
+            x, axes[name] = encode(part, obs[name])
+        except ValueError as error:
+            raise ValueError(f"{name}: {error}") from None
+        entries |= {f"{name}.{inner}": y for inner, y in x.items()} if isinstance(x, dict) else {name: x}
+    if len(set(axes.values())) != 1:
+        raise ValueError(f"obs: its entries have {axes} leading axes, needs as many for all")
+    return entries, next(iter(axes.values()))
+
+
+def _smallest(network: NetworkConfig) -> int:
+    """Height and width that the convolutions need."""
+    return 1 + len(network.channels) * (network.kernel_size - 1)
+
+
+def _images(space: Space, network: NetworkConfig, name: str = "") -> tuple[str, ...]:
+    """Names in the encoded observation of what is large enough for the convolutions; "" for a Box itself."""
+    if isinstance(space, Dict):
+        parts = [_images(part, network, f"{name}.{key}" if name else key) for key, part in space.items()]
+        return tuple(image for part in parts for image in part)
+    image = isinstance(space, Box) and len(space.shape) == 3
+    return (name,) if image and min(space.shape[:2]) >= _smallest(network) else ()
+
+
+def _shapes(space: Space) -> Any:
+    return {name: _shapes(part) for name, part in space.items()} if isinstance(space, Dict) else space.shape
+
+
+def make_torso(space: Space, network: NetworkConfig) -> nn.Module:
+    """From encoded observations of this space, [N, ...], to features f32[N, F].
+
+    "auto" is a `CNN` for a Box of three axes (height, width, channels) that is large enough for the
+    convolutions, otherwise an `MLP`. Of a Dict, each such entry has convolutions of its own, and what they
+    give goes with all other entries, flattened, through one `MLP`. "mlp" flattens images too.
+
+    Raises:
+      ConfigError: "cnn", and there is no such image.
+    """
+    images = _images(space, network) if network.torso != "mlp" else ()
+    if network.torso == "cnn" and not images:
+        raise ConfigError(problems(space, network))
+    convolutions = (network.channels, network.kernel_size)
+    layers = (network.hidden_sizes, network.activation, network.layer_norm)
+    if isinstance(space, Dict):
+        return Entries(images, *convolutions, *layers)
+    return CNN(*convolutions, *layers) if images else MLP(*layers)
+
+
+def init(module: nn.Module, key: Key, x: PyTree, name: str) -> PyTree:
+    """Fresh parameters for encoded observations of one batch axis.
+
+    Raises:
+      ValueError: the module has variables besides parameters.
+    """
     variables = module.init(key, x)
     if others := sorted(set(variables) - {"params"}):
         raise ValueError(f"{name}: keeps {others} besides 'params', which would never be updated")
     return variables.get("params", {})
 
 
-def _apply(
-    module: nn.Module, params: Any, x: jax.Array, batch: int, name: str, *shapes: tuple[int, ...]
+def apply(
+    module: nn.Module, params: PyTree, x: PyTree, batch: int, name: str, *shapes: tuple[int, ...]
 ) -> jax.Array:
     """Apply to exactly one batch axis, which is what most modules can take, and check the result.
 
     Args:
+      x: an array or a dict of them.
       batch: number of leading axes of `x`.
+      name: what errors call the module.
       shapes: what the module may give per observation; none for anything.
+
+    Raises:
+      ValueError: it gave another shape.
     """
 
-    def apply(x: jax.Array) -> jax.Array:
+    def apply(x: PyTree) -> jax.Array:
         out = jnp.asarray(module.apply({"params": params}, x))
-        if shapes and out.shape not in [(len(x), *shape) for shape in shapes]:
+        each = jax.tree.map(lambda leaf: leaf.shape[1:], x)
+        size = jax.tree.leaves(x)[0].shape[0]
+        if shapes and out.shape not in [(size, *shape) for shape in shapes]:
             needs = " or ".join(str(shape) for shape in dict.fromkeys(shapes))
             raise ValueError(
-                f"{name}: gave shape {out.shape} for {len(x)} observations of shape {x.shape[1:]}, "
+                f"{name}: gave shape {out.shape} for {size} observations of shape {each}, "
                 f"needs {needs} for each"
             )
         return out
 
     if batch == 0:
-        return apply(x[None])[0]
+        return apply(jax.tree.map(lambda leaf: leaf[None], x))[0]
     for _ in range(batch - 1):  # not a reshape, which would gather what lies on several devices
         apply = jax.vmap(apply)
     return apply(x)
-
-
-@dataclass(frozen=True)
-class ActorCritic:
-    """A policy and a value network, made by `actor_critic`; fixed for a run.
-
-    Parameters are a dict of "policy" and "value", or of "torso", "policy_head" and "value_head" where
-    the torso is shared. The policy's part has "network", and "log_std" where the distribution needs
-    what the network does not give. Observations may have any leading axes.
-    """
-
-    space: Space  # of an observation, without its action mask
-    distribution: Distribution
-    torso: nn.Module | None
-    policy_net: nn.Module
-    value_net: nn.Module
-    log_std_init: float
-
-    def init(self, key: Key, obs: PyTree) -> dict[str, Any]:
-        """Fresh parameters.
-
-        Args:
-          key: used up here.
-          obs: one observation, or `jax.ShapeDtypeStruct`s of one.
-
-        Raises:
-          ValueError: if the observation, the action mask or what a network gives has a wrong shape.
-        """
-        key_torso, key_policy, key_value = jax.random.split(key, 3)
-        obs = jax.tree.map(jnp.zeros_like, obs)
-        x, _ = self._encode(obs)
-        x, params = x[None], {}
-        if self.torso is not None:
-            params["torso"] = _init(self.torso, key_torso, x, "torso")
-            x = _apply(self.torso, params["torso"], x, 1, "torso")
-        policy = {"network": _init(self.policy_net, key_policy, x, "policy")}
-        extra = self.distribution.num_extra
-        if extra and self._head(policy, x, 1).shape[-1] == self.distribution.num_params:
-            policy["log_std"] = jnp.full(extra, self.log_std_init, jnp.result_type(float))
-        params[self._names[0]] = policy
-        params[self._names[1]] = _init(self.value_net, key_value, x, "value")
-        jax.eval_shape(self.both, params, obs)
-        return params
-
-    def policy(self, params: PyTree, obs: PyTree) -> jax.Array:
-        """f32[..., P], the distribution's parameters; a mask in `obs` is applied to them."""
-        return self._policy(params, obs, *self._features(params, obs))
-
-    def value(self, params: PyTree, obs: PyTree) -> jax.Array:
-        """f32[...], in the unit of whatever it was trained on."""
-        return self._value(params, *self._features(params, obs))
-
-    def both(self, params: PyTree, obs: PyTree) -> tuple[jax.Array, jax.Array]:
-        """`(policy, value)`, with a shared torso computed once."""
-        x, batch = self._features(params, obs)
-        return self._policy(params, obs, x, batch), self._value(params, x, batch)
-
-    @property
-    def _names(self) -> tuple[str, str]:
-        return ("policy", "value") if self.torso is None else ("policy_head", "value_head")
-
-    def _encode(self, obs: PyTree) -> tuple[jax.Array, int]:
-        return _encode(self.space, obs["observation"] if isinstance(obs, Mapping) else obs)
-
-    def _features(self, params: PyTree, obs: PyTree) -> tuple[jax.Array, int]:
-        x, batch = self._encode(obs)
-        return (x if self.torso is None else _apply(self.torso, params["torso"], x, batch, "torso")), batch
-
-    def _head(self, params: PyTree, x: jax.Array, batch: int) -> jax.Array:
-        mean, extra = self.distribution.num_params, self.distribution.num_extra
-        return _apply(self.policy_net, params["network"], x, batch, "policy", (mean,), (mean + extra,))
-
-    def _policy(self, params: PyTree, obs: PyTree, x: jax.Array, batch: int) -> jax.Array:
-        params = params[self._names[0]]
-        out = self._head(params, x, batch)
-        if "log_std" in params:
-            log_std = jnp.broadcast_to(params["log_std"], out.shape[:-1] + params["log_std"].shape)
-            out = jnp.concatenate([out, log_std.astype(out.dtype)], axis=-1)
-        if not isinstance(obs, Mapping):
-            return out
-        mask = obs["action_mask"]
-        if not isinstance(self.distribution, Categorical | MultiCategorical):
-            raise ValueError("action_mask: needs a discrete action space, this one is continuous")
-        if mask.shape != out.shape:
-            raise ValueError(f"action_mask: has shape {mask.shape}, needs {out.shape}")
-        return mask_logits(out, mask)
-
-    def _value(self, params: PyTree, x: jax.Array, batch: int) -> jax.Array:
-        out = _apply(self.value_net, params[self._names[1]], x, batch, "value", (), (1,))
-        return out.reshape(out.shape[:batch])
-
-
-def actor_critic(
-    space: Space,
-    distribution: Distribution,
-    *,
-    torso: Literal["auto", "mlp", "cnn"] = "auto",
-    hidden_sizes: tuple[int, ...] = (64, 64),
-    activation: str = "tanh",
-    channels: tuple[int, ...] = (16,),
-    kernel_size: int = 3,
-    shared: bool = False,
-    log_std_init: float = 0.0,
-    policy: nn.Module | None = None,
-    value: nn.Module | None = None,
-) -> ActorCritic:
-    """A policy and a value network for an observation space and an action distribution.
-
-    Args:
-      space: of an observation, without its action mask. Box observations become float32, integer ones
-        one-hot.
-      distribution: what the policy's output parameterizes.
-      torso: "auto" is "cnn" for a Box of three axes (height, width, channels) that is large enough for
-        the convolutions, otherwise "mlp".
-      hidden_sizes: dense layers, those after the convolutions for a "cnn".
-      activation: one of `ACTIVATIONS`.
-      channels, kernel_size: convolutions of a "cnn", stride 1, no padding.
-      shared: one torso for both, with two linear heads.
-      log_std_init: initial log standard deviation of a Gaussian.
-      policy, value: modules of the user's own instead, from f32[N, *shape] of the (one-hot)
-        observation to [N, num_params], or [N, num_params + num_extra] where the network gives the
-        log standard deviations too, and to [N] or [N, 1].
-
-    Raises:
-      ValueError: naming the argument that does not fit.
-
-    Source:
-      Andrychowicz et al. 2021, "What Matters in On-Policy Reinforcement Learning?", and Huang et al.
-      2022, "The 37 Implementation Details of PPO": orthogonal weights scaled √2, in the policy's head
-      0.01, in the value's 1; zero biases.
-    """
-    if activation not in ACTIVATIONS:
-        raise ValueError(f"activation = {activation!r}: needs one of {', '.join(ACTIVATIONS)}")
-    if torso not in ("auto", "mlp", "cnn"):
-        raise ValueError(f"torso = {torso!r}: needs one of auto, mlp, cnn")
-    if shared and (policy is not None or value is not None):
-        raise ValueError("shared = True: needs both networks to be built here, not given as modules")
-    smallest = 1 + len(channels) * (kernel_size - 1)
-    image = isinstance(space, Box) and len(space.shape) == 3 and min(space.shape[:2]) >= smallest
-    if torso == "cnn" and not image:
-        raise ValueError(
-            f"torso = 'cnn': needs observations of shape (height, width, channels), at least {smallest} "
-            f"high and wide for {len(channels)} kernels of size {kernel_size}, not {space.shape}"
-        )
-
-    def make_torso() -> nn.Module:
-        if image and torso != "mlp":
-            return CNN(channels, kernel_size, hidden_sizes, activation)
-        return MLP(hidden_sizes, activation)
-
-    heads = {"policy": (distribution.num_params, 0.01), "value": (1, 1.0)}
-    if shared:
-        policy, value = (_dense(*head) for head in heads.values())
-    return ActorCritic(
-        space=space,
-        distribution=distribution,
-        torso=make_torso() if shared else None,
-        policy_net=policy or Network(make_torso(), *heads["policy"]),
-        value_net=value or Network(make_torso(), *heads["value"]),
-        log_std_init=log_std_init,
-    )

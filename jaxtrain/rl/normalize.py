@@ -1,72 +1,102 @@
 """Running statistics: observations to mean 0 and variance 1, rewards to returns of variance 1.
 
-In: observations and rewards of whole rollouts. Out: new statistics and normalized arrays.
-Knows nothing of networks or losses; when statistics are updated is up to the algorithm.
+In: observations and rewards of whole rollouts. Out: new statistics and normalized arrays. When statistics are
+updated is up to the algorithm.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import NamedTuple, overload
 
 import jax
 import jax.numpy as jnp
 
+from jaxtrain import tree
+from jaxtrain.rl.networks import split_mask
 from jaxtrain.rl.returns import discounted_returns
-from jaxtrain.types import PyTree
+from jaxtrain.types import Box, Dict, PyTree, Space
 
 
 class Stats(NamedTuple):
     """Mean and variance of all batches so far; the identity before the first."""
 
-    mean: jax.Array  # f32[...]
-    var: jax.Array  # f32[...]
+    mean: PyTree  # f32[...], or a dict of them: of those entries of an observation that are normalized
+    var: PyTree  # like `mean`
     updates: jax.Array  # i32[]; exact, where a float count of samples stops at 2^24
 
 
-def init(shape: tuple[int, ...]) -> Stats:
-    """Statistics of nothing yet, for samples of this shape."""
-    return Stats(jnp.zeros(shape), jnp.zeros(shape), jnp.zeros((), jnp.int32))
+def init(shape: PyTree) -> Stats:
+    """Statistics of nothing yet, for samples of this shape, or of a dict of shapes."""
+
+    def zeros() -> PyTree:
+        return jax.tree.map(jnp.zeros, shape, is_leaf=lambda x: isinstance(x, tuple))
+
+    return Stats(zeros(), zeros(), jnp.zeros((), jnp.int32))
 
 
-def std(stats: Stats) -> jax.Array:
-    """f32[...]; 1 where nothing varies beyond rounding, so that dividing by it is always safe."""
-    value = jnp.sqrt(stats.var)
-    return jnp.where(value > 1e-6 * jnp.abs(stats.mean), value, 1.0)
+def normalized_shapes(space: Space, observation: PyTree) -> PyTree:
+    """What `init` needs for observations of this space; None where there is nothing to normalize.
+
+    A Box alone is normalized whatever its dtype; of a Dict, each Box of floating numbers.
+
+    Args:
+      space: of an observation, without its action mask.
+      observation: one, or its `jax.ShapeDtypeStruct`s; with or without a mask.
+    """
+    observation, _ = split_mask(observation)
+    if isinstance(space, Box):
+        return space.shape
+    if not isinstance(space, Dict):
+        return None
+    shapes = {name: _entry_shapes(part, observation[name]) for name, part in space.items()}
+    return {name: shape for name, shape in shapes.items() if shape is not None} or None
+
+
+def _entry_shapes(space: Space, entry: PyTree) -> PyTree:
+    return None if isinstance(space, Box) and not tree.inexact(entry) else normalized_shapes(space, entry)
+
+
+def std(stats: Stats) -> PyTree:
+    """Like `mean`; 1 where nothing varies beyond rounding, so that dividing by it is always safe."""
+    return jax.tree.map(_std, stats.mean, stats.var)
+
+
+def _std(mean: jax.Array, var: jax.Array) -> jax.Array:
+    value = jnp.sqrt(var)
+    return jnp.where(value > 1e-6 * jnp.abs(mean), value, 1.0)
 
 
 @overload
 def update(stats: Stats, batch: PyTree) -> Stats: ...
-
-
 @overload
 def update(stats: None, batch: PyTree) -> None: ...
-
-
 def update(stats: Stats | None, batch: PyTree) -> Stats | None:
     """Take in one more batch; all batches have to be of one size.
 
     Args:
       stats: of samples [...]; None does nothing, for observations that are not normalized.
-      batch: [T, B, ...] or any leading axes; of `{"observation": …, "action_mask": …}` only the first.
+      batch: [T, B, ...] or any leading axes; of a dict the entries that `stats` has, of
+        `{"observation": …, "action_mask": …}` only the first.
 
     Source:
       Chan, Golub and LeVeque 1983, "Algorithms for Computing the Sample Variance", equation 2.1.
     """
     if stats is None:
         return None
-    x = batch["observation"] if isinstance(batch, Mapping) else batch
-    x = jnp.asarray(x, stats.mean.dtype).reshape(-1, *stats.mean.shape)
-    # Sums are taken around a point near the data: float32 sums of a large offset lose the rest.
-    origin = jnp.where(stats.updates == 0, x[0], stats.mean)
-    shift = jnp.mean(x - origin, axis=0)
-    var = jnp.mean(jnp.square(x - origin - shift), axis=0)
     weight = 1.0 / (stats.updates + 1.0)
-    return Stats(
-        mean=origin + weight * shift,
-        var=stats.var + weight * (var - stats.var + (1.0 - weight) * jnp.square(shift)),
-        updates=stats.updates + 1,
-    )
+
+    def moments(x: jax.Array, mean: jax.Array, var: jax.Array) -> tuple[jax.Array, jax.Array]:
+        x = jnp.asarray(x, mean.dtype).reshape(-1, *mean.shape)
+        # Sums are taken around a point near the data: float32 sums of a large offset lose the rest.
+        origin = jnp.where(stats.updates == 0, x[0], mean)
+        shift = jnp.mean(x - origin, axis=0)
+        new = jnp.mean(jnp.square(x - origin - shift), axis=0)
+        return origin + weight * shift, var + weight * (new - var + (1.0 - weight) * jnp.square(shift))
+
+    made = _each(moments, split_mask(batch)[0], stats.mean, stats.var)
+    both = jax.tree.transpose(jax.tree.structure(stats.mean), jax.tree.structure((0, 0)), made)
+    return Stats(*both, updates=stats.updates + 1)
 
 
 def apply(stats: Stats | None, obs: PyTree, clip: float = 10.0) -> PyTree:
@@ -74,15 +104,34 @@ def apply(stats: Stats | None, obs: PyTree, clip: float = 10.0) -> PyTree:
 
     Args:
       stats: of samples [...]; None gives `obs` back.
-      obs: [...] with any leading axes; of `{"observation": …, "action_mask": …}` only the first.
+      obs: [...] with any leading axes; of a dict the entries that `stats` has, where they are there; of
+        `{"observation": …, "action_mask": …}` only the first.
       clip: largest absolute value of the result, in standard deviations.
     """
     if stats is None:
         return obs
-    if isinstance(obs, Mapping):
-        return {**obs, "observation": apply(stats, obs["observation"], clip)}
-    x = jnp.asarray(obs, stats.mean.dtype)
-    return jnp.where(stats.updates == 0, x, jnp.clip((x - stats.mean) / std(stats), -clip, clip))
+
+    def normal(x: jax.Array, mean: jax.Array, var: jax.Array) -> jax.Array:
+        x = jnp.asarray(x, mean.dtype)
+        return jnp.where(stats.updates == 0, x, jnp.clip((x - mean) / _std(mean, var), -clip, clip))
+
+    observation, mask = split_mask(obs)
+    made = _each(normal, observation, stats.mean, stats.var)
+    if isinstance(made, Mapping):
+        made = _merge(observation, made)
+    return made if mask is None else {**obs, "observation": made}
+
+
+def _each(f: Callable[..., PyTree], x: PyTree, mean: PyTree, var: PyTree) -> PyTree:
+    """`f` of an array, or of each entry of a dict that has statistics and is there."""
+    if not isinstance(mean, Mapping):
+        return f(x, mean, var)
+    return {name: _each(f, x[name], mean[name], var[name]) for name in mean if name in x}
+
+
+def _merge(x: PyTree, new: PyTree) -> PyTree:
+    """`x` with the entries of `new` in place of its own."""
+    return {**x, **{k: _merge(x[k], v) if isinstance(v, Mapping) else v for k, v in new.items()}}
 
 
 class RewardScale(NamedTuple):

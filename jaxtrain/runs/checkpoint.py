@@ -27,7 +27,7 @@ import numpy as np
 
 from jaxtrain.runs.disk import PART, fsync, fsync_tree
 
-FORMAT = 1
+FORMAT = 2
 _MANIFEST, _DIGEST, _ARRAYS = "manifest.json", "manifest.sha256", "arrays"
 
 

@@ -26,15 +26,14 @@ from jaxtrain.config.schema import Config, dump, to_dict
 from jaxtrain.errors import ConfigError, Problem
 from jaxtrain.events.event import Part
 from jaxtrain.loop import callback
-from jaxtrain.loop.all_seeds import History
 from jaxtrain.loop.state import NON_FINITE, TrainState
 from jaxtrain.loop.train import Faults, Marks, Result, run_info, seeds_first
-from jaxtrain.loop.trainer import Trainer
+from jaxtrain.loop.trainer import History, Trainer
 from jaxtrain.runs import directory as rundir
 from jaxtrain.runs import disk, manager, signals
 from jaxtrain.runs.directory import RunDirectory
 from jaxtrain.runs.manager import best_metric, check_metric, due, minutes
-from jaxtrain.runs.program import Compiled, compilation_cache, keep_tuning
+from jaxtrain.runs.program import Programs, compilation_cache, keep_tuning
 from jaxtrain.runs.resume import RunPlan, asked_seeds, restored, resume_run, rewind, shapes, start_run
 from jaxtrain.sinks.dispatch import Dispatcher
 from jaxtrain.types import Key, Sink
@@ -66,7 +65,7 @@ class TrainLoop:
     def __init__(
         self,
         trainer: Trainer,
-        compiled: Compiled,
+        compiled: Programs,
         outlet: Dispatcher,
         checkpoints: manager.CheckpointManager,
         log: Sink | None,
@@ -296,7 +295,7 @@ def _run(
                         "going on from %s of %s env steps", f"{resumed_at:,}", f"{config.total_env_steps:,}"
                     )
                 _log.info("compiling")
-                compiled = Compiled(config, events, run_plan.seeds.keys(), outlet.id, fresh=begin is None)
+                compiled = Programs(config, events, run_plan.seeds.keys(), outlet.id, fresh=begin is None)
                 keep_tuning(run.path)
                 clock = 0 if begin is None else int(begin[0].clock)
                 outlet.on_start(clock, num_seeds=run_plan.seeds.count)  # compilation is over

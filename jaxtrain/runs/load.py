@@ -18,16 +18,15 @@ import numpy as np
 from jaxtrain.config.schema import Config, EvaluationConfig, to_dict
 from jaxtrain.errors import MISSING, ConfigError, Problem
 from jaxtrain.events.event import Part
-from jaxtrain.loop.all_seeds import History
 from jaxtrain.loop.state import TrainState
-from jaxtrain.loop.trainer import Trainer
+from jaxtrain.loop.trainer import History, Trainer
 from jaxtrain.runs import checkpoint, manager
 from jaxtrain.runs import directory as rundir
 from jaxtrain.runs.checkpoint import Damaged
 from jaxtrain.runs.manager import best_metric
-from jaxtrain.runs.program import Compiled, compilation_cache
+from jaxtrain.runs.program import Programs, compilation_cache
 from jaxtrain.runs.resume import RunPlan, Seeds, differences, restored, stored_config
-from jaxtrain.types import Key, PyTree
+from jaxtrain.types import PyTree
 
 Which = Literal["best", "last"] | int
 
@@ -43,22 +42,39 @@ class LoadedRun:
     seeds: Seeds  # of `state`
 
 
-class Policy:
-    """`policy(obs, key=None) -> action`, with the normalizer that belongs to it inside.
+class LoadedPolicy:
+    """A `jaxtrain.loop.policy.Policy` of a run, with the normalizer that belongs to it inside, compiled.
 
-    Without a key the most probable action, with one a sampled action. `obs` may have any leading axes.
+    `policy(obs, key=None) -> action`; of a recurrent one `policy(obs, carry, key=None) -> (action, carry)`,
+    which begins an episode with `policy.initial_carry(batch_shape)`. Without a key the greedy action, with
+    one a sampled action. `obs` may have any leading axes.
     """
 
-    def __init__(self, saved: LoadedRun) -> None:
-        self.env_steps: int = saved.manifest["env_steps"]  # done when it was saved
-        self.seed = saved.seeds.all[0]
-        self._act = jax.jit(saved.trainer.policy(saved.state))
+    def __init__(self, loaded: LoadedRun) -> None:
+        self.env_steps: int = loaded.manifest["env_steps"]  # done when it was saved
+        self.seed = loaded.seeds.all[0]
+        self._policy = loaded.trainer.policy(loaded.state)
+        self._act = jax.jit(self._policy.act)
 
-    def __call__(self, obs: PyTree, key: Key | None = None) -> jax.Array:
-        return self._act(obs, key)
+    @property
+    def recurrent(self) -> bool:
+        """Whether it has a carry."""
+        return self._policy.recurrent
+
+    def initial_carry(self, batch_shape: int | tuple[int, ...] = ()) -> PyTree:
+        """The recurrent state at an episode's start, leaves [*batch_shape, ...]; () without one."""
+        return self._policy.initial_carry(batch_shape)
+
+    def __call__(self, obs: PyTree, *args: Any, **named: Any) -> Any:
+        """Act.
+
+        Raises:
+          TypeError: a recurrent policy without its carry, or one that is none with it; names the form.
+        """
+        return self._act(obs, *self._policy.arguments(*args, **named))
 
     def __repr__(self) -> str:
-        return f"Policy(env_steps={self.env_steps}, seed={self.seed})"
+        return f"LoadedPolicy(env_steps={self.env_steps}, seed={self.seed})"
 
 
 def load_policy(
@@ -68,7 +84,7 @@ def load_policy(
     *,
     config: Config | None = None,
     events: Sequence[Part] = (),
-) -> Policy:
+) -> LoadedPolicy:
     """The policy of a run, whether the run goes on or has ended.
 
     Args:
@@ -79,7 +95,7 @@ def load_policy(
     Raises:
       ConfigError: no such run, checkpoint or seed, or one that is damaged; names it.
     """
-    return Policy(one_seed(open_run(directory, which, config=config, events=events), seed))
+    return LoadedPolicy(one_seed(open_run(directory, which, config=config, events=events), seed))
 
 
 def evaluate_run(
@@ -214,7 +230,7 @@ def replay(
     before, after = (checkpoint.read_manifest(path) for path in whole[-2:])
     saved = open_run(directory, before["env_steps"], config=config, events=events)
     with compilation_cache(True, Path(directory)):  # on a GPU, with the very kernels of the run
-        compiled = Compiled(saved.trainer.config, events, saved.seeds.keys(), run=0)
+        compiled = Programs(saved.trainer.config, events, saved.seeds.keys(), run=0)
     state, history = compiled.advance(saved.state, saved.history, after["update"] - before["update"])
     again = compiled.copy(state, history)()
     comparable = [

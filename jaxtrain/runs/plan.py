@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxtrain.config.schema import CheckpointConfig, Config
+from jaxtrain.events.event import OnStep
 from jaxtrain.loop.train import program
 from jaxtrain.loop.trainer import Trainer
 from jaxtrain.runs import manager
@@ -29,9 +30,9 @@ def plan(config: Config) -> str:
     per, updates = trainer.env_steps_per_update, trainer.num_updates
     lines = [
         f"environment   {config.env.id}, {config.env.num_envs:,} in lockstep",
-        f"algorithm     {trainer.algorithm.name}",
+        f"algorithm     {config.algorithm.name}",
         f"updates       {updates:,} of {per:,} env steps ({config.env.num_envs:,} environments x "
-        f"{trainer.algorithm.rollout_length} steps)",
+        f"{config.algorithm.rollout_length} steps)",
         f"env steps     {updates * per:,}",
         "",
         f"{'event':<24} {'times':>9}  env steps",
@@ -39,12 +40,12 @@ def plan(config: Config) -> str:
     for event in trainer.events:
         due = trainer.timetable[event.name]
         lines.append(f"{event.name:<24} {len(due):>9,}  {_env_steps(due, per)}   ({event.schedule})")
-    for hook in trainer.collector.on_reset:
-        lines.append(f"{hook.name:<24} {'':>9}  at each episode's start")
-    for hook in trainer.collector.on_step:
-        low, high = hook.every
-        lines.append(f"{hook.name:<24} {'':>9}  every {low} to {high} steps of an episode")
-    return "\n".join([*lines, "", *_checkpoints(trainer, config.checkpoint), *_memory(trainer, config)])
+    for hook in trainer.hooks:
+        when = "at each episode's start"
+        if isinstance(hook, OnStep):
+            when = f"every {hook.every[0]} to {hook.every[1]} steps of an episode"
+        lines.append(f"{hook.name:<24} {'':>9}  {when}")
+    return "\n".join([*lines, "", *_checkpoints(trainer, config.checkpoint), *_memory(trainer)])
 
 
 def _env_steps(updates: Iterable[int], per: int) -> str:
@@ -73,11 +74,11 @@ def _checkpoints(trainer: Trainer, settings: CheckpointConfig) -> list[str]:
     return [f"{'' if i else 'checkpoints':<14}{line}" for i, line in enumerate(lines)]
 
 
-def _memory(trainer: Trainer, config: Config) -> list[str]:
+def _memory(trainer: Trainer) -> list[str]:
     state = _size(jax.eval_shape(trainer.new, jax.random.key(0)))
-    leaves = jax.tree.map(lambda x: jnp.asarray(x, jnp.result_type(float)), config)
-    jitted: Any = program((), False)
-    compiled = jitted.lower(leaves, jax.random.key(0), jnp.int32(0)).compile()
+    whole, rates = program(trainer, (), observed=False)
+    lowered: Any = whole
+    compiled = lowered.lower(rates, jax.random.key(0), jnp.int32(0)).compile()
     analysis = compiled.memory_analysis()
     lines = [f"state         {_bytes(state)} a seed"]
     if analysis is None:

@@ -20,10 +20,10 @@ from jax.experimental.compilation_cache.compilation_cache import reset_cache
 
 from jaxtrain.config.schema import Config
 from jaxtrain.events.event import Part
-from jaxtrain.loop.all_seeds import History
+from jaxtrain.loop.hyper import Rates
 from jaxtrain.loop.state import TrainState
-from jaxtrain.loop.train import door
-from jaxtrain.loop.trainer import Trainer
+from jaxtrain.loop.train import begin, emitter
+from jaxtrain.loop.trainer import History, Trainer
 from jaxtrain.runs import snapshot
 from jaxtrain.tree import Packing
 from jaxtrain.types import Key
@@ -31,11 +31,11 @@ from jaxtrain.types import Key
 SMALL = 65_536  # up to so many entries arrays are copied together: each copy to the host is a halt
 
 
-class Compiled:
+class Programs:
     """A run's programs.
 
     Args:
-      config: with plain rates.
+      config: what to run.
       keys: one key, or keys [S].
       run: `Dispatcher.id` of whom the reports are for; 0 is nobody.
       fresh: whether `start` will be called.
@@ -44,30 +44,23 @@ class Compiled:
     def __init__(
         self, config: Config, events: Sequence[Part], keys: Key, run: int, *, fresh: bool = False
     ) -> None:
+        trainer = Trainer(config, events)
+        self._keys, self._run, self._num_updates = keys, jnp.int32(run), trainer.num_updates
         # As `train` does under vmap: every rate has the seed axis.
-        shape, axis = keys.shape, 0 if keys.ndim else None
-        self._config = jax.tree.map(
-            lambda x: jnp.broadcast_to(jnp.asarray(x, jnp.result_type(float)), (*shape, *jnp.shape(x))),
-            config,
-        )
-        self._keys, self._run, self._num_updates = keys, jnp.int32(run), config.num_updates
+        self._rates = jax.tree.map(lambda x: jnp.broadcast_to(x, (*keys.shape, *x.shape)), trainer.rates())
+        seeded = keys.ndim == 1
 
-        def start(config: Config, keys: Key, run: Any) -> tuple[TrainState, History]:
-            trainer = Trainer(config, events, config_axis=axis)
-            state = trainer.new(keys)
-            state, history = trainer.start(state, trainer.history(state), door(run, keys.ndim == 1))
-            assert history is not None  # as it was given one
-            return state, history
+        def start(rates: Rates, keys: Key, run: Any) -> tuple[TrainState, History]:
+            return begin(trainer, rates, keys, emitter(run, seeded))
 
-        def advance(config: Config, state: TrainState, history: History, run: Any, num_updates: Any) -> Any:
-            trainer = Trainer(config, events, config_axis=axis)
-            return trainer.advance(state, history, num_updates, door(run, keys.ndim == 1))
+        def advance(state: TrainState, history: History, run: Any, num_updates: Any) -> Any:
+            return trainer.until(state, history, num_updates, emitter(run, seeded))
 
-        begun = jax.jit(start).lower(self._config, keys, self._run)
+        begun = jax.jit(start).lower(self._rates, keys, self._run)
         shapes = begun.out_info
         self._start = begun.compile() if fresh else None
         one = jax.ShapeDtypeStruct((), jnp.int32)
-        lowered = jax.jit(advance, donate_argnums=(1, 2)).lower(self._config, *shapes, self._run, one)
+        lowered = jax.jit(advance, donate_argnums=(0, 1)).lower(*shapes, self._run, one)
         self._advance = lowered.compile()
         named = jax.eval_shape(snapshot.to_arrays, *shapes)
         self._names, self._packing = list(named), Packing(list(named.values()), SMALL)
@@ -81,17 +74,17 @@ class Compiled:
     def start(self) -> tuple[TrainState, History]:
         """A fresh state and history, startup events fired."""
         assert self._start is not None  # by `fresh`
-        return self._start(self._config, self._keys, self._run)
+        return self._start(self._rates, self._keys, self._run)
 
     def advance(self, state: TrainState, history: History, num_updates: int) -> tuple[TrainState, History]:
         """`num_updates` updates with their events. The arguments' memory is used again: they are gone."""
         end = int(state.clock) + num_updates
-        state, history = self._advance(self._config, state, history, self._run, np.int32(num_updates))
+        state, history = self._advance(state, history, self._run, np.int32(num_updates))
         if int(state.clock) < end:  # every seed has stopped; what is left is what happens at the run's end
             last = end == self._num_updates
             state = state.replace(clock=jnp.int32(end - last))
             if last:
-                state, history = self._advance(self._config, state, history, self._run, np.int32(1))
+                state, history = self._advance(state, history, self._run, np.int32(1))
         return state, history
 
     def copy(self, state: TrainState, history: History) -> Callable[[], dict[str, np.ndarray]]:

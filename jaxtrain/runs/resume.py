@@ -21,9 +21,9 @@ from jaxtrain.config import yaml as files
 from jaxtrain.config.schema import INTERVALS, Config, load_config, resolved, to_dict
 from jaxtrain.errors import MISSING, ConfigError, Problem
 from jaxtrain.events.event import Part
-from jaxtrain.loop.all_seeds import History
+from jaxtrain.loop.fit import fit
 from jaxtrain.loop.state import TrainState
-from jaxtrain.loop.trainer import Trainer
+from jaxtrain.loop.trainer import History, Trainer
 from jaxtrain.random import as_key
 from jaxtrain.runs import directory as rundir
 from jaxtrain.runs import disk, manager, snapshot
@@ -65,7 +65,7 @@ def stored_config(directory: Path, overrides: Sequence[str] = ()) -> Config:
     """
     path = inside(directory, CONFIG)
     try:
-        load_config(path)
+        fit(load_config(path), ())
     except ConfigError as error:
         rule = (
             f"cannot be read back; if it has objects from Python, give the config itself to `launch`, or to "

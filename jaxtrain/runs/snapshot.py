@@ -12,8 +12,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxtrain.loop.all_seeds import History
 from jaxtrain.loop.state import TrainState
+from jaxtrain.loop.trainer import History
 from jaxtrain.types import PyTree
 
 Timetable = Mapping[str, Sequence[int]]

@@ -15,7 +15,7 @@ import pytest
 
 from jaxtrain import PPO
 from jaxtrain.rl.minibatch import permutation
-from jaxtrain.types import Box, Discrete, EnvSpec, MultiDiscrete, Rollout, Step
+from jaxtrain.types import Box, Dict, Discrete, EnvSpec, Experience, MultiDiscrete, Rollout, Step
 from tests.recorded import config_of, record
 from tests.reference_ppo import ReferencePPO, Settings
 
@@ -269,13 +269,19 @@ def test_one_full_batch_sees_the_policy_that_acted_however_observations_rewards_
     assert np.abs(run.rollout.extras["action"]).max() > 2  # before the tanh
 
 
+def given(rollout):
+    """Experience that is always this rollout."""
+    running = jnp.ones((), bool)
+    return Experience(lambda policy, runner, key: (runner, rollout), lambda runner, *_: runner, running)
+
+
 def test_each_sample_is_used_once_in_each_epoch():
     """The critic has one weight for each sample: each plain gradient step moves it by the same factor."""
     size, epochs, minibatches = STEPS * ENVS, 3, 4
     no = jnp.zeros((STEPS, ENVS), bool)
     obs = jnp.eye(size).reshape(STEPS, ENVS, size)
     extras = {"dist": jnp.zeros((STEPS, ENVS, 2))}
-    rollout = Rollout(obs, no.astype(jnp.int32), jnp.ones((STEPS, ENVS)), ~no, no, obs, extras)
+    rollout = Rollout(obs, no.astype(jnp.int32), jnp.ones((STEPS, ENVS)), ~no, no, obs, no, extras, ())
     algorithm = pick(
         {},
         num_epochs=epochs,
@@ -286,13 +292,13 @@ def test_each_sample_is_used_once_in_each_epoch():
     )
     spec = EnvSpec(Box(0.0, 1.0, (size,)), Discrete(2), jax.ShapeDtypeStruct((size,), jnp.float32), ENVS, 1)
 
+    experience = given(rollout)
+
     @jax.jit
     def values(key):
-        agent = algorithm.init(spec, key)
-        agent, _, metrics = algorithm.update(
-            spec, agent, lambda agent, runner, key: (runner, rollout), (), key
-        )
-        return algorithm.value(spec, agent, obs), metrics
+        ppo = algorithm.make(spec)
+        agent, _, metrics = ppo.update(ppo.init(key), (), experience, jnp.int32(0), key)
+        return ppo.value(agent, obs, ()), metrics
 
     value, metrics = values(jax.random.key(0))
     factor = 1 - algorithm.value_coef * minibatches / size  # of (1 - value), from 0.5 (value - 1)^2 averaged
@@ -408,3 +414,114 @@ def test_networks_of_the_users_own_are_trained_as_they_are():
         jax.tree.leaves(run.first.params), jax.tree.leaves(run.agent.params), strict=True
     ):
         assert (after[-1] != before).any()
+
+
+# ---- what the critic may see
+
+
+@dataclass(frozen=True)
+class Privileged(Drift):
+    """One step: the reward is `truth`, +1 or -1, which has nothing to do with what is shown."""
+
+    actions: Any = TWO
+
+    @property
+    def observation_space(self):
+        return Dict({"shown": Box(-1.0, 1.0, (2,)), "truth": Box(-1.0, 1.0, (1,))})
+
+    def reset(self, key, params):
+        key_shown, key_truth = jax.random.split(key)
+        truth = 2.0 * jax.random.bernoulli(key_truth, shape=(1,)) - 1.0
+        return {"shown": jax.random.normal(key_shown, (2,)), "truth": truth}, truth
+
+    def step(self, key, state, action, params):
+        obs, _ = self.reset(key, params)
+        return Step(obs, state, state[0], jnp.ones((), bool), jnp.zeros((), bool), {})
+
+
+@pytest.mark.parametrize("normalize", [False, True])
+def test_the_critic_learns_from_entries_that_the_policy_does_not_see(normalize):
+    algorithm = pick(
+        {},
+        learning_rate=0.05,
+        policy_observations="shown",
+        critic_observations=["truth"],
+        normalize_observations=normalize,
+    )
+    env = Privileged()
+    run = recorded(env, algorithm, 40)
+    agent = jax.tree.map(lambda x: x[-1], run.agent)
+    obs = {"shown": jnp.ones((2, 2)), "truth": jnp.array([[1.0], [-1.0]])}
+    spec = EnvSpec(env.observation_space, TWO, jax.tree.map(lambda x: x[0], obs), ENVS, 40)
+    ppo = algorithm.make(spec)
+    np.testing.assert_allclose(ppo.value(agent, obs, ()), [1.0, -1.0], atol=0.05)
+    policy = ppo.policy(agent, jnp.int32(0))
+    slope = jax.grad(lambda obs: policy(obs, (), jax.random.key(0)).extras["dist"][:, 0].sum())(obs)
+    assert slope["shown"].any() and not slope["truth"].any()
+    assert set(agent.obs_stats.mean if normalize else ()) == ({"shown", "truth"} if normalize else set())
+
+
+# ---- faults
+
+
+def test_a_kl_that_is_nan_reaches_the_parameters_and_does_not_end_learning_unseen():
+    algorithm = pick({}, target_kl=0.01)
+    spec = EnvSpec(Box(0.0, 1.0, (2,)), TWO, jax.ShapeDtypeStruct((2,), jnp.float32), ENVS, 1)
+    no = jnp.zeros((STEPS, ENVS), bool)
+    obs = jnp.ones((STEPS, ENVS, 2))
+    nan = {"dist": jnp.full((STEPS, ENVS, 2), jnp.nan)}
+    rollout = Rollout(obs, no.astype(jnp.int32), jnp.ones((STEPS, ENVS)), no, no, obs, no, nan, ())
+
+    @jax.jit
+    def update(key):
+        ppo = algorithm.make(spec)
+        return ppo.update(ppo.init(key), (), given(rollout), jnp.int32(0), key)
+
+    agent, _, metrics = update(jax.random.key(0))
+    assert np.isnan(metrics["approx_kl"])
+    assert any(np.isnan(x).any() for x in jax.tree.leaves(agent.params["policy"]))
+
+
+NUMBERS, INTEGERS = Box(-1.0, 1.0, (2,)), Dict({"goal": Discrete(3)})
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "observations", "actions", "path", "rule"),
+    [
+        (pick({}, num_minibatches=5), NUMBERS, TWO, "num_minibatches", "the 64 samples of a rollout"),
+        (
+            pick({"recurrent": "gru"}, num_minibatches=3),
+            NUMBERS,
+            TWO,
+            "num_minibatches",
+            "the 8 environments, as a recurrent policy keeps whole sequences; the nearest: 2 and 4",
+        ),
+        (pick({}, squash_actions=True), NUMBERS, TWO, "squash_actions", "continuous actions with bounds"),
+        (pick({}, normalize_observations=True), THREE, TWO, "normalize_observations", "that are numbers"),
+        (pick({}, normalize_observations=True), INTEGERS, TWO, "normalize_observations", "that are numbers"),
+        (pick({"torso": "cnn"}), NUMBERS, TWO, "network.torso", "(height, width, channels)"),
+        (pick({}, critic_observations=("gaol",)), INTEGERS, TWO, "critic_observations", "'goal'"),
+        (
+            pick({"recurrent": "lstm"}, value_network=nn.Dense(1)),
+            NUMBERS,
+            TWO,
+            "network.recurrent",
+            "built here",
+        ),
+    ],
+)
+def test_what_does_not_fit_the_environment_is_a_line_with_field_value_and_rule(
+    algorithm, observations, actions, path, rule
+):
+    obs = {n: jax.ShapeDtypeStruct((), jnp.int32) for n in observations} if observations is INTEGERS else None
+    (fault,) = algorithm.check(EnvSpec(observations, actions, obs, ENVS, 1))
+    assert fault.path == path and rule in fault.rule
+    assert str(fault.value) in str(fault)
+
+
+def test_names_of_observations_are_a_list_or_text_and_nothing_else():
+    assert PPO(policy_observations="near, far").policy_observations == ("near", "far")
+    assert PPO(policy_observations=["near", "near"]).policy_observations == ("near",)
+    for wrong in (3, [3], [""], {"near": 1}):
+        with pytest.raises(ValueError, match=r"policy_observations = .*: needs a list of names"):
+            PPO(policy_observations=wrong)

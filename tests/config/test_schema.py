@@ -91,10 +91,13 @@ def test_the_word_on_is_a_key_and_merged_keys_may_be_said_again(tmp_path):
 
 
 def test_numbers_of_the_environment_are_rates_as_its_fields_are():
-    config = EnvConfig(id=Walk(), params={"scale": 2, "push": np.float32(0.5), "end": "1e-1"})
+    def fitted(**given):
+        return Trainer(Config(env=EnvConfig(**given))).config.env
+
+    config = fitted(id=Walk(), params={"scale": 2, "push": np.float32(0.5), "end": "1e-1"})
     assert config.params == {"scale": 2.0, "push": 0.5, "end": 0.1}
     assert len(jax.tree.leaves(config)) == 3
-    nested = EnvConfig(id="CartPole-v1", params={"gravity": 10, "max_steps_in_episode": 2e2})
+    nested = fitted(id="CartPole-v1", params={"gravity": 10, "max_steps_in_episode": 2e2})
     assert [type(nested.params[name]) for name in nested.params] == [float, int]
     assert jax.tree.leaves(nested) == [10.0]  # a count is static
 
@@ -119,7 +122,7 @@ def test_a_config_can_be_made_anew_inside_a_program(path):
 
 
 def test_the_leaves_are_the_rates_and_nothing_else(path):
-    config = load_config(path)
+    config = Trainer(load_config(path)).config
     leaves = {
         jax.tree_util.keystr(p, simple=True, separator="."): x for p, x in jax.tree.leaves_with_path(config)
     }
@@ -146,7 +149,7 @@ def test_configs_that_differ_in_rates_alone_share_one_program(path):
         return config.algorithm.gamma
 
     rates = ["algorithm.gamma=0.9", "env.params.push=1", "events.0.params.scale.low=0.1"]
-    a, b, c = load_config(path), load_config(path, rates), load_config(path, ["algorithm.num_epochs=1"])
+    a, b, c = (Trainer(load_config(path, given)).config for given in ([], rates, ["algorithm.num_epochs=1"]))
     assert [float(gamma(x)) for x in (a, b, a)] == [pytest.approx(x) for x in (0.99, 0.9, 0.99)]
     assert len(traces) == 1
     assert hash(jax.tree.structure(a)) == hash(jax.tree.structure(b))
@@ -199,11 +202,7 @@ class Idle:
     rollout_length: int = dataclasses.field(default=4, metadata={"static": True})
     name: str = dataclasses.field(default="idle", metadata={"static": True})
 
-    def init(self): ...
-    def act(self): ...
-    def update(self): ...
-    def value(self): ...
-    def memory(self): ...
+    def make(self, spec): ...
 
 
 def test_an_algorithm_of_ones_own_is_named_by_its_place(tmp_path):

@@ -61,7 +61,7 @@ def look(trainer, state, key):
 EVENTS = (
     Event("draw", every(4 * PER), draw),
     Event("count", every(5 * PER), count, init=lambda trainer: {"fired": jnp.int32(0)}),
-    Event("grow", every(PER) | startup(), grow, sticky=True),
+    Event("grow", every(PER) | startup(), grow, keep_latest=True),
     Event("high", when(is_high, every=2 * PER), look),
     Event("first_high", when(is_high, every=2 * PER, once=True), look),
     Event("best", at(8 * PER), copy_best, scope="population"),
@@ -159,7 +159,8 @@ def state():
 
 
 def fire(event, state):
-    return Trainer(tiny(), [event])._report(0, state)
+    trainer = Trainer(tiny(), [event])
+    return trainer._report(trainer.events[0], state)
 
 
 def wide(state):
@@ -224,7 +225,7 @@ def test_what_is_no_event_is_refused_when_it_is_made(given, words):
 def test_a_predicate_of_more_than_one_answer_is_named(state):
     event = Event("high", when(lambda s: s.env_params.end > 0, every=PER), nothing)
     with pytest.raises(TypeError, match=r"event 'high': its predicate gave shape \(2,\), needs one bool"):
-        Trainer(tiny(), [event])._wants(0, state)
+        Trainer(tiny(), [event])._fire(event, state, None, 0, None)
 
 
 @pytest.mark.parametrize(

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxtrain import Config, ConfigError, Event, OnReset, Trainer, at, every, finish, train, when
+from jaxtrain import Config, ConfigError, Event, OnReset, Trainer, every, finish, train, when
 from jaxtrain.events.curriculum import curriculum
 from jaxtrain.events.early_stop import early_stop
-from jaxtrain.events.randomize import randomize
+from jaxtrain.events.randomize import randomize, randomize_at_reset
 from jaxtrain.loop.state import RUNNING, STOPPED
 from jaxtrain.sinks import Memory
 from tests.helpers import Walk, WalkParams, arrays, differing, keys, tiny
@@ -41,8 +43,7 @@ def wide():
 )
 def test_every_environment_draws_its_own_value_from_the_distribution(wide, how, unit):
     trainer, state = wide
-    event = randomize("reward", every(PER), scale=how)
-    new, report = event.run(trainer, state, jax.random.key(1))
+    new, report = randomize(trainer, state, jax.random.key(1), scale=how)
     drawn = np.asarray(new.env_params.scale)
     # Kolmogorov-Smirnov: 1.95 / sqrt(n) is exceeded once in a thousand keys, and this is one key.
     gap = np.abs(np.sort(unit(drawn)) - np.arange(2000) / 2000).max()
@@ -53,10 +54,8 @@ def test_every_environment_draws_its_own_value_from_the_distribution(wide, how, 
 
 def test_fields_are_drawn_apart_and_at_each_reset_where_there_is_no_schedule():
     how = {"low": 0.0, "high": 1.0}
-    hook = randomize("both", None, scale=how, push=how)
-    assert isinstance(hook, OnReset)
     start = jax.tree.map(jnp.float32, WalkParams())
-    a, b = (hook.run(jax.random.key(k), start) for k in (0, 1))
+    a, b = (randomize_at_reset(jax.random.key(k), start, scale=how, push=how) for k in (0, 1))
     assert len({float(x) for x in (a.scale, a.push, b.scale, b.push)}) == 4
     assert a.end == start.end
 
@@ -71,13 +70,18 @@ NO_RANGE = [
 @pytest.mark.parametrize("how", NO_RANGE)
 def test_a_distribution_without_a_range_draws_its_one_value_in_bits(how):
     start = jax.tree.map(lambda x: jnp.full(3, x, jnp.float32), WalkParams())
-    assert differing(randomize("none", None, scale=how).run(jax.random.key(0), start), start) == []
+    assert differing(randomize_at_reset(jax.random.key(0), start, scale=how), start) == []
 
 
 @pytest.mark.parametrize("schedule", [every(2 * PER), None], ids=["event", "reset"])
 def test_randomization_without_a_range_is_none_in_bits(plain, schedule):
-    nominal = randomize("none", schedule, scale=NO_RANGE[0])
-    assert differing(train(tiny(), jax.random.key(0), events=[nominal]).state, plain) == []
+    params = {"scale": NO_RANGE[0]}
+    nominal = OnReset("none", randomize_at_reset, params)
+    if schedule is not None:
+        nominal = Event("none", schedule, randomize, params)
+    state = train(tiny(), jax.random.key(0), events=[nominal]).state
+    # The bounds are rates of this run, and of this run alone.
+    assert differing(state.replace(hyper=plain.hyper), plain) == []
 
 
 @pytest.fixture(scope="module")
@@ -99,24 +103,32 @@ def plain():
     ],
 )
 def test_a_draw_that_makes_no_sense_is_refused_with_its_field(fields, words):
-    with pytest.raises(ConfigError) as error:
-        randomize("reward", None, **fields)
-    assert words in str(error.value)
+    for event in (Event("reward", every(PER), randomize, fields), OnReset("r", randomize_at_reset, fields)):
+        with pytest.raises(ConfigError) as error:
+            Trainer(tiny(), [event])
+        assert words in str(error.value)
 
 
 @pytest.mark.parametrize(
     ("event", "words"),
     [
-        (randomize("r", every(PER), scael={"low": 0.0, "high": 1.0}), "event 'r' = 'scael'.*'scale'"),
-        (randomize("r", None, scael={"low": 0.0, "high": 1.0}), "event 'r' = 'scael'.*'scale'"),
         (
-            curriculum("c", every(PER), field="psuh", marks=[0], values=[1.0]),
-            "event 'c' = 'psuh'.*'push'",
+            Event("r", every(PER), randomize, {"scael": {"low": 0.0, "high": 1.0}}),
+            "event 'r'.params.scael: 'scael' is no float field.*'scale'",
         ),
         (
-            early_stop("e", every(PER), metric="train/los", threshold=1),
-            "event 'e': metric.*'train/loss'",
+            OnReset("r", randomize_at_reset, {"scael": {"low": 0.0, "high": 1.0}}),
+            "event 'r'.params.scael: 'scael' is no float field.*'scale'",
         ),
+        (
+            Event("c", every(PER), curriculum, {"field": "psuh", "marks": [0], "values": [1.0]}),
+            "event 'c'.params.field: 'psuh' is no float field.*'push'",
+        ),
+        (
+            Event("e", every(PER), early_stop, {"metric": "train/los", "threshold": 1}),
+            "event 'e'.metric = 'train/los': no such metric.*'train/loss'",
+        ),
+        (Event("e", every(PER), early_stop, {"threshold": 1}), "event 'e'.params.metric: is missing"),
     ],
 )
 def test_a_name_that_is_not_there_is_an_error_with_the_nearest(event, words):
@@ -141,7 +153,8 @@ def test_a_curriculum_follows_its_marks_with_straight_lines_between():
 @pytest.mark.parametrize("marks", [[], [0], [2, 1], [0, 1, 2]])
 def test_a_curriculum_needs_ascending_marks_and_a_value_for_each(marks):
     with pytest.raises(ConfigError, match="needs ascending env steps, one for each of 2 values"):
-        curriculum("course", every(PER), field="scale", marks=marks, values=[1, 2])
+        params = {"field": "scale", "marks": marks, "values": [1, 2]}
+        Trainer(tiny(), [Event("course", every(PER), curriculum, params)])
 
 
 # ---- early stop
@@ -156,8 +169,8 @@ def level(trainer, state, key):
 def stopping():
     """`scales -> (result, records)`, of one compiled program."""
     events = (
-        Event("probe", every(PER), level, sticky=True),
-        early_stop("solved", every(PER), metric="probe/level", threshold=6),
+        Event("probe", every(PER), level, keep_latest=True),
+        Event("solved", every(PER), early_stop, {"metric": "probe/level", "threshold": 6}),
         Event("late", when(lambda state: state.clock >= 8, every=4 * PER), level),
         Event("end", finish(), level),
     )
@@ -217,9 +230,9 @@ def test_once_all_are_frozen_nothing_runs_but_the_end(stopping):
 
 def test_early_stop_below_a_mark_and_nothing_reached_by_nan(wide):
     trainer, state = wide
-    event = early_stop("low", at(PER), metric="train/loss", threshold=1.0, below=True)
+    stop = partial(early_stop, metric="train/loss", threshold=1.0, below=True)
     for loss, status in ((0.5, STOPPED), (1.0, STOPPED), (1.5, RUNNING), (jnp.nan, RUNNING)):
-        new, report = event.run(trainer, state.replace(metrics={"train/loss": jnp.float32(loss)}), state.key)
+        new, report = stop(trainer, state.replace(metrics={"train/loss": jnp.float32(loss)}), state.key)
         assert int(new.status) == status
         assert bool(report["stopped"]) == (status == STOPPED)
 

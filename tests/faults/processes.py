@@ -29,11 +29,10 @@ import jax
 from jaxtrain import Config
 from jaxtrain.config import field
 from jaxtrain.runs import checkpoint, disk, manager
-from jaxtrain.types import Collect, EnvSpec, Metrics, PyTree
+from jaxtrain.types import Algorithm, Clock, EnvSpec, Experience, Metrics, PyTree
 from tests.helpers import Reinforce
+from tests.xla import FAST
 
-# What compiles here is tiny and is compiled again in every process: older code generators are twice as fast.
-FLAGS = "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
 PRELOAD = (
     "jaxtrain.runs.launch",
     "jaxtrain.tools.cli",
@@ -53,12 +52,18 @@ class Drift(Reinforce):
 
     name: str = field.text("tests.faults.processes:Drift")
 
-    def update(
-        self, spec: EnvSpec, agent: PyTree, collect: Collect, runner: PyTree, key: Any
-    ) -> tuple[PyTree, PyTree, Metrics]:
-        noise = self.learning_rate * jax.random.normal(key, agent["policy"].shape)
-        agent = agent | {"policy": 0.9 * agent["policy"] + noise}
-        return agent, runner, {"loss": agent["policy"].sum()}
+    def make(self, spec: EnvSpec) -> Algorithm[PyTree]:
+        made = super().make(spec)
+
+        def update(
+            agent: PyTree, runner: PyTree, experience: Experience, clock: Clock, key: Any
+        ) -> tuple[PyTree, PyTree, Metrics]:
+            runner, _ = experience.collect(made.sample(agent, clock), runner, key)
+            noise = self.learning_rate * jax.random.normal(key, agent["policy"].shape)
+            agent = agent | {"policy": 0.9 * agent["policy"] + noise}
+            return agent, runner, {"loss": agent["policy"].sum()}
+
+        return made._replace(update=update)
 
 
 @cache
@@ -70,7 +75,7 @@ def _context() -> Any:
 
 
 def _child(output: str | None, answer: Any, function: Callable[..., Any], args: Any, given: Any) -> None:
-    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {FLAGS}"  # no backend has read them yet
+    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {FAST}"  # no backend has read them yet
     gc.freeze()  # what is imported stays, and need not be looked through again and again
     if output is not None:
         handle = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
@@ -125,7 +130,7 @@ def main(*arguments: str) -> None:
 
 def command(*arguments: str, output: Path, **environment: str) -> subprocess.Popen[bytes]:
     """`python -m jaxtrain.tools.cli`, with some more environment variables."""
-    flags = {"XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} {FLAGS}"} | environment
+    flags = {"XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} {FAST}"} | environment
     with output.open("ab") as file:
         return subprocess.Popen(
             [sys.executable, "-m", "jaxtrain.tools.cli", *arguments],

@@ -18,7 +18,7 @@ import pytest
 
 from jaxtrain import Event, Trainer, at, every, when
 from jaxtrain.loop import callback
-from jaxtrain.loop.train import door, run_info
+from jaxtrain.loop.train import emitter, run_info
 from jaxtrain.sinks import Console, JsonLines, Memory, TensorBoard, Wandb
 from tests.helpers import Reinforce, keys, tiny
 from tests.sinks.test_sinks import events, offline_runs, wandb_rows
@@ -39,7 +39,7 @@ def advance(trainer: Trainer, begin: int, sinks: list[Any], seeds: int) -> list[
     @jax.jit
     def program(state: Any, run: jax.Array) -> Any:
         callback.started(run, state.clock, num_seeds=seeds)
-        return trainer.advance(state, None, AHEAD, door(run, seeds > 1))[0]
+        return trainer.scan(state, None, AHEAD, emitter(run, seeds > 1))[0]
 
     try:
         assert int(program(state, jnp.int32(outlet.id)).clock) == begin + AHEAD

@@ -23,7 +23,7 @@ import pytest
 
 from jaxtrain import Event, Trainer, every
 from jaxtrain.loop import callback
-from jaxtrain.loop.train import door, run_info
+from jaxtrain.loop.train import emitter, run_info
 from jaxtrain.sinks import Console, JsonLines, TensorBoard
 from jaxtrain.sinks.base import Closing
 from jaxtrain.types import Record, RunInfo
@@ -96,7 +96,7 @@ def long_run(records: int, every_samples: int, directory: Path) -> tuple[Held, l
     @partial(jax.jit, static_argnames="length")
     def chunk(state: Any, run: jax.Array, length: int) -> Any:
         callback.started(run, state.clock, num_seeds=1)
-        return trainer.advance(state, None, length, door(run, False))[0]
+        return trainer.scan(state, None, length, emitter(run, False))[0]
 
     fresh = trainer.new(jax.random.key(0))
     jax.block_until_ready(chunk(fresh, jnp.int32(0), CHUNK))  # compiled, and no run listens

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from jaxtrain import envs
 from jaxtrain.events.event import OnReset, OnStep, Statistic
-from jaxtrain.loop.rollout import Collector, Episodes, RolloutState
+from jaxtrain.loop.rollout import Collector, Episodes
 from jaxtrain.tree import same_tree
 from jaxtrain.types import ActOutput
 from tests.helpers import Walk, WalkParams, differing
@@ -23,18 +23,18 @@ from tests.probes.envs import Counter, CounterParams
 T, B = 40, 5
 
 
-def policy(obs, memory, key):
-    """Actions at random, and a memory that counts the steps of the episode."""
-    memory = memory + 1 if isinstance(memory, jax.Array) else memory
-    return ActOutput(jax.random.randint(key, obs.shape[:1], 0, 2), memory, {"seen": obs})
+def policy(obs, carry, key):
+    """Actions at random, and a carry that counts the steps of the episode."""
+    before = carry
+    carry = carry + 1 if isinstance(carry, jax.Array) else carry
+    return ActOutput(jax.random.randint(key, obs.shape[:1], 0, 2), carry, {"seen": obs, "carry": before})
 
 
 def collect(collector, params, rollouts=1, key=0):
     """`[(RolloutState, Rollout)]`, one after the other."""
     key_start, *keys = jax.random.split(jax.random.key(key), 1 + rollouts)
-    none = {f"rollout/{s.name}": jnp.float32(jnp.nan) for s in collector.statistics}
     runner, env_params = jax.jit(collector.start)(key_start, params)
-    world, made = RolloutState(runner, env_params, Episodes.empty(), none), []
+    world, made = collector.begin(runner, env_params, Episodes.empty()), []
     roll = jax.jit(partial(collector, policy))
     for k in keys:
         world, rollout = roll(world, k)
@@ -44,8 +44,8 @@ def collect(collector, params, rollouts=1, key=0):
 
 @pytest.fixture(scope="module")
 def counted():
-    """Two rollouts of the counter, one after the other, with a memory; leaves [2 T, B]."""
-    collector = Collector(Counter(), B, T, jnp.zeros((B, 1)))
+    """Two rollouts of the counter, one after the other, with a carry; leaves [2 T, B]."""
+    collector = Collector(Counter(), B, T, jnp.zeros(1))
     made = collect(collector, Counter().batched_params(B), rollouts=2)
     return made[-1][0], jax.tree.map(lambda *x: np.concatenate(x), *(rollout for _, rollout in made))
 
@@ -89,11 +89,58 @@ def test_the_policy_saw_the_observation_that_the_rollout_holds(counted):
     np.testing.assert_array_equal(rollout.extras["seen"], rollout.obs)
 
 
-def test_memory_starts_anew_with_each_episode(counted):
-    world, _ = counted
+def test_the_carry_starts_anew_with_each_episode(counted):
+    world, rollout = counted
     # After 80 steps, the steps of the episode under way.
-    np.testing.assert_array_equal(world.runner.memory[:, 0], 2 * T % (np.arange(B) % 5 + 1))
-    np.testing.assert_array_equal(world.runner.episode_length, world.runner.memory[:, 0])
+    np.testing.assert_array_equal(world.runner.carry[:, 0], 2 * T % (np.arange(B) % 5 + 1))
+    np.testing.assert_array_equal(world.runner.episode_length, world.runner.carry[:, 0])
+    np.testing.assert_array_equal(rollout.extras["carry"][..., 0], rollout.obs[..., 1])
+
+
+def test_a_rollout_says_where_a_carry_is_reset_and_what_it_was_at_the_start(counted):
+    _, _rollout = counted
+    (first, _), (_, second) = rollouts = collect(
+        Collector(Counter(), B, T, jnp.zeros(1)), Counter().batched_params(B), rollouts=2
+    )
+    for _, made in rollouts:
+        done = made.terminated | made.truncated
+        np.testing.assert_array_equal(made.started[1:], done[:-1])
+        assert not made.started[0].any()
+        np.testing.assert_array_equal(made.carry, made.extras["carry"][0])
+    np.testing.assert_array_equal(second.carry, first.runner.carry)
+
+
+def test_a_restart_is_fresh_everywhere_and_groups_share_it():
+    collector = Collector(Walk(), 6, T)
+    params = envs.batch(envs.params(Walk(), {}), 6)
+    begun = collector.begin(*collector.start(jax.random.key(0), params), Episodes.empty())
+    state = collector.restart(collector(policy, begun, jax.random.key(1))[0], jax.random.key(2), 3)
+    obs = np.asarray(state.runner.obs[:, 0])
+    assert (state.runner.episode_length == 0).all()
+    assert len(set(obs.tolist())) == 2
+    np.testing.assert_array_equal(obs.reshape(2, 3), np.repeat(obs[::3, None], 3, axis=1))
+    with pytest.raises(ValueError, match="group = 4: needs to divide num_envs = 6"):
+        collector.restart(begun, jax.random.key(2), 4)
+
+
+@pytest.mark.parametrize("what", ["observation", "reward", "extras"])
+def test_what_is_not_finite_in_a_rollout_is_named(what):
+    collector = Collector(Walk(), 3, 4, watch=True)
+    params = envs.batch(envs.params(Walk(), {}), 3)
+    if what == "reward":
+        params = params._replace(scale=params.scale.at[1].set(jnp.inf))
+
+    def spoilt(obs, carry, key):
+        made = policy(obs, carry, key)
+        return made._replace(extras=made.extras["seen"] / 0.0) if what == "extras" else made
+
+    runner, params = collector.start(jax.random.key(0), params)
+    if what == "observation":
+        runner = runner.replace(obs=runner.obs.at[0].set(jnp.nan))
+    state, _ = collector(spoilt, collector.begin(runner, params, Episodes.empty()), jax.random.key(1))
+    # The policy here hands its observation on, so one that is not finite is in two places.
+    found = {name for name, bad in state.faults.items() if bad}
+    assert found == ({what, "extras"} if what == "observation" else {what})
 
 
 def test_returns_and_lengths_are_those_of_the_last_hundred_episodes(counted):

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxtrain import Event, at, every, finish, startup, train
+from jaxtrain import Event, Trainer, at, every, finish, startup, train
+from jaxtrain.config import field
 from jaxtrain.loop import callback
 from jaxtrain.loop.state import ABANDONED, NON_FINITE, RUNNING
 from jaxtrain.loop.train import program
@@ -254,6 +256,28 @@ def test_no_rate_of_ppo_traces_again():
     assert len(traces) == first <= 4
 
 
+@field.config
+class Counted(Reinforce):
+    """Notes each time that it is made."""
+
+    name: str = field.text("counted")
+
+    def make(self, spec):
+        MADE.append(spec)
+        return super().make(spec)
+
+
+MADE: list[Any] = []
+
+
+def test_one_traced_vmap_makes_the_algorithm_at_most_three_times():
+    interval = {"every": 2 * PER}
+    config = tiny(4, algorithm=Counted(), logging=interval, evaluation=interval | {"num_episodes": 2})
+    MADE.clear()
+    jax.make_jaxpr(jax.vmap(partial(train, config)))(keys(3))
+    assert 1 <= len(MADE) <= 3
+
+
 # ---- memory
 
 
@@ -261,7 +285,9 @@ def test_memory_does_not_grow_with_the_updates():
     def bytes_of(updates):
         interval = updates // 10 * PER
         config = tiny(updates, logging={"every": interval}, evaluation={"every": interval, "num_episodes": 2})
-        lowered = program(EVENTS[-1:], False).lower(config, jax.random.key(0), jnp.int32(0))
+        trainer = Trainer(config, EVENTS[-1:])
+        whole, rates = program(trainer, EVENTS[-1:], observed=False)
+        lowered = whole.lower(rates, jax.random.key(0), jnp.int32(0))
         analysis = lowered.compile().memory_analysis()
         return analysis.temp_size_in_bytes, analysis.output_size_in_bytes
 

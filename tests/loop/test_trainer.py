@@ -115,9 +115,9 @@ def test_no_key_is_used_twice():
     trainer = Trainer(tiny(evaluation={"every": PER, "num_episodes": 2, "events": hooks}), [*hooks, *EVENTS])
     with jax.debug_key_reuse(True):
         state = jax.jit(trainer.new)(jax.random.key(0))
-        state = jax.jit(trainer._update)(state)
-        for i in range(len(trainer.events)):
-            jax.jit(lambda s, i=i: trainer._report(i, s))(state)
+        state = jax.jit(trainer.update)(state)
+        for event in trainer.events:
+            jax.jit(lambda s, e=event: trainer._report(e, s))(state)
 
 
 # ---- evaluation

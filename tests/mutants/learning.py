@@ -16,7 +16,15 @@ LOOP = (
 )
 # What is asked about a bug in a file, the likeliest to notice first.
 TESTS = {
-    "algorithms/ppo.py": ("tests/algorithms/test_ppo.py", "tests/probes/test_probes.py"),
+    "algorithms/ppo.py": (
+        "tests/algorithms/test_ppo.py",
+        "tests/algorithms/test_ppo_recurrent.py",
+        "tests/probes/test_probes.py",
+    ),
+    "rl/recurrent.py": ("tests/rl/test_recurrent.py", "tests/algorithms/test_ppo_recurrent.py"),
+    "rl/actor_critic.py": ("tests/rl/test_actor_critic.py", "tests/algorithms/test_ppo_recurrent.py"),
+    "rl/replay.py": ("tests/rl/test_replay.py", "tests/algorithms/test_dqn.py"),
+    "algorithms/dqn.py": ("tests/algorithms/test_dqn.py",),
     "rl/returns.py": ("tests/rl/test_returns.py", "tests/algorithms/test_ppo.py"),
     "rl/normalize.py": ("tests/rl/test_normalize.py", "tests/algorithms/test_ppo.py"),
     "rl/minibatch.py": ("tests/rl/test_minibatch.py", "tests/algorithms/test_ppo.py"),
@@ -26,21 +34,49 @@ TESTS = {
         "tests/probes/test_probes.py",
     ),
     "loop/evaluate.py": ("tests/loop/test_evaluate.py", "tests/loop/test_trainer.py"),
+    "loop/build.py": ("tests/loop/test_hyper.py", "tests/events/test_stock.py"),
     "loop/update.py": (
         "tests/loop/test_trainer.py",
         "tests/events/test_event.py",
         "tests/probes/test_probes.py",
     ),
-    "loop/all_seeds.py": LOOP,
     "loop/trainer.py": LOOP,
     "schedule.py": ("tests/test_schedule.py",),
 }
 
-PPO, RETURNS, NORMALIZE, MINIBATCH, ROLLOUT, EVALUATE, UPDATE, ALL_SEEDS, TRAINER, SCHEDULE = TESTS
+(
+    PPO,
+    RECURRENT,
+    ACTOR_CRITIC,
+    REPLAY,
+    DQN,
+    RETURNS,
+    NORMALIZE,
+    MINIBATCH,
+    ROLLOUT,
+    EVALUATE,
+    BUILD,
+    UPDATE,
+    TRAINER,
+    SCHEDULE,
+) = TESTS
+
+KL = 'learning & ~(metrics["approx_kl"] > 1.5 * hyper.target_kl)'
+ORDER = "permutation(key_shuffle, 1 if whole_sequences else time, envs).reshape"
+SIZE = "envs if whole_sequences else time * envs"
+OVER_ROLLOUT = """        config = __import__("dataclasses").replace(self.hyper, normalize_advantages=False)
+        self, a = self._replace(hyper=config), batch.advantage
+        batch = batch._replace(advantage=(a - a.mean()) / (a.std() + 1e-8))
+        hyper = self.hyper
+        remaining ="""
+NEXT = "self.net.value(agent.params, normalize.apply(agent.obs_stats, next_obs), carry)"
+ZEROS = "jax.tree.map(jnp.zeros_like, rollout.carry)"
 
 MUTANTS = (
     # ---- losses
-    Mutant("entropy sign flipped", PPO, "policy_loss - self.entropy_coef", "policy_loss + self.entropy_coef"),
+    Mutant(
+        "entropy sign flipped", PPO, "policy_loss - hyper.entropy_coef", "policy_loss + hyper.entropy_coef"
+    ),
     Mutant("policy gradient descends", PPO, "policy_loss = -jnp.mean", "policy_loss = jnp.mean"),
     Mutant("larger of the two surrogates", PPO, "jnp.minimum(ratio * adv", "jnp.maximum(ratio * adv"),
     Mutant("ratio the wrong way up", PPO, "ratio = jnp.exp(log_ratio)", "ratio = jnp.exp(-log_ratio)"),
@@ -52,57 +88,53 @@ MUTANTS = (
         "jnp.clip(value - batch.value,",
         "jnp.clip(value - batch.target,",
     ),
-    Mutant("advantages never normalized", PPO, "if self.normalize_advantages:", "if False:"),
+    Mutant("advantages never normalized", PPO, "if hyper.normalize_advantages:", "if False:"),
     Mutant(
         "advantages normalized over the rollout",
         PPO,
-        "flat = jax.tree.map(lambda x",
-        "self, a = dataclasses.replace(self, normalize_advantages=False), batch.advantage\n"
-        "        batch = batch._replace(advantage=(a - a.mean()) / (a.std() + 1e-8))\n"
-        "        flat = jax.tree.map(lambda x",
+        "        hyper = self.hyper\n        remaining =",
+        OVER_ROLLOUT,
     ),
     Mutant(
         "target without the value",
         PPO,
-        "value, advantage, advantage + value)",
-        "value, advantage, advantage)",
+        "value, advantage, advantage + value, rollout.started)",
+        "value, advantage, advantage, rollout.started)",
     ),
     Mutant("KL estimated by k1", PPO, "jnp.mean(ratio - 1.0 - log_ratio)", "jnp.mean(-log_ratio)"),
     Mutant("clip fraction of one side", PPO, "jnp.abs(ratio - 1.0) > clip_range", "ratio - 1.0 > clip_range"),
-    Mutant("KL target ignored", PPO, 'learning & (metrics["approx_kl"] <= 1.5 * self.target_kl)', "learning"),
+    Mutant("KL target ignored", PPO, KL, "learning"),
     # ---- optimizer and schedules
     Mutant("Adam's eps is 1e-8", PPO, "field.rate(1e-5, above=0)", "field.rate(1e-8, above=0)"),
     Mutant("gradients clipped one by one", PPO, "optax.clip_by_global_norm(", "optax.clip("),
     Mutant("gradient norm after clipping", PPO, "optax.tree.norm(grads)", "optax.tree.norm(updates)"),
-    Mutant("rate never annealed", PPO, "(remaining if self.anneal_learning_rate else 1.0)", "1.0"),
-    Mutant("clip range never annealed", PPO, "(remaining if self.anneal_clip_range else 1.0)", "1.0"),
+    Mutant("rate never annealed", PPO, "(remaining if hyper.anneal_learning_rate else 1.0)", "1.0"),
+    Mutant("clip range never annealed", PPO, "(remaining if hyper.anneal_clip_range else 1.0)", "1.0"),
+    Mutant("rate is 0 one update early", PPO, "num_updates - clock, 0)", "num_updates - 1 - clock, 0)"),
     Mutant(
-        "rate is 0 one update early",
+        "annealing counts epochs",
         PPO,
-        "spec.num_updates - agent.updates,",
-        "spec.num_updates - 1 - agent.updates,",
-    ),
-    Mutant(
-        "annealing counts epochs", PPO, "updates=agent.updates + 1", "updates=agent.updates + self.num_epochs"
+        "num_updates - clock, 0)",
+        "num_updates - clock * self.hyper.num_epochs, 0)",
     ),
     # ---- ends of episodes
     Mutant(
         "reset observation bootstrapped",
         PPO,
-        "lambda: jnp.where(cut, value_of(rollout.next_obs), following)",
+        "lambda: jnp.where(cut, value_of(rollout.next_obs, carry), following)",
         "lambda: following",
     ),
     Mutant(
         "V(s_t) bootstrapped at a time limit",
         PPO,
-        "value_of(rollout.next_obs), following",
+        "value_of(rollout.next_obs, carry), following",
         "value, following",
     ),
     Mutant(
         "last step bootstrapped from itself",
         PPO,
-        "lambda x: x[-1], rollout.next_obs)",
-        "lambda x: x[-1], rollout.obs)",
+        "lambda x: x[-1], (rollout.next_obs, carry)",
+        "lambda x: x[-1], (rollout.obs, carry)",
     ),
     Mutant("a value follows itself", PPO, "jnp.concatenate([value[1:], last[None]])", "value"),
     Mutant(
@@ -152,12 +184,7 @@ MUTANTS = (
         "normalize.update(agent.obs_stats, rollout.obs)",
         "normalize.update(agent.obs_stats, rollout.next_obs)",
     ),
-    Mutant(
-        "critic sees raw observations",
-        PPO,
-        "value(agent.params, normalize.apply(agent.obs_stats, next_obs))",
-        "value(agent.params, next_obs)",
-    ),
+    Mutant("critic sees raw observations", PPO, NEXT, "self.net.value(agent.params, next_obs, carry)"),
     Mutant("value in the unit of scaled reward", PPO, "value * normalize.scale(agent.reward_scale)", "value"),
     Mutant(
         "running return not reset at a time limit",
@@ -165,7 +192,7 @@ MUTANTS = (
         "done = rollout.terminated | rollout.truncated",
         "done = rollout.terminated",
     ),
-    Mutant("divided by the variance", NORMALIZE, "value = jnp.sqrt(stats.var)", "value = stats.var"),
+    Mutant("divided by the variance", NORMALIZE, "value = jnp.sqrt(var)", "value = var"),
     Mutant(
         "latest batch weighs too little",
         NORMALIZE,
@@ -176,8 +203,8 @@ MUTANTS = (
     Mutant(
         "outliers not clipped",
         NORMALIZE,
-        "jnp.clip((x - stats.mean) / std(stats), -clip, clip)",
-        "(x - stats.mean) / std(stats)",
+        "jnp.clip((x - mean) / _std(mean, var), -clip, clip)",
+        "(x - mean) / _std(mean, var)",
     ),
     Mutant(
         "rewards centered",
@@ -198,18 +225,16 @@ MUTANTS = (
     ),
     Mutant(
         "every epoch in the same order",
-        PPO,
-        "carry, jax.random.split(key, self.num_epochs))",
-        "carry, jnp.repeat(key[None], self.num_epochs))",
+        MINIBATCH,
+        "jax.random.split(key, num_epochs))",
+        "jnp.repeat(key[None], num_epochs))",
     ),
-    Mutant(
-        "no shuffle", PPO, "permutation(key_shuffle, time, envs).reshape", "jnp.arange(time * envs).reshape"
-    ),
+    Mutant("no shuffle", MINIBATCH, ORDER, f"jnp.arange({SIZE}).reshape"),
     Mutant(
         "samples drawn with replacement",
-        PPO,
-        "permutation(key_shuffle, time, envs).reshape",
-        "jax.random.randint(key_shuffle, (time * envs,), 0, time * envs).reshape",
+        MINIBATCH,
+        ORDER,
+        f"jax.random.randint(key_shuffle, ({SIZE},), 0, {SIZE}).reshape",
     ),
     Mutant("odd number of rounds", MINIBATCH, "ROUNDS = 8", "ROUNDS = 7"),
     Mutant(
@@ -233,7 +258,7 @@ MUTANTS = (
     Mutant(
         "last observation carried into the next episode",
         ROLLOUT,
-        "obs=_select(done, fresh.obs, out.obs)",
+        "obs=where(done, fresh.obs, out.obs)",
         "obs=out.obs",
     ),
     Mutant(
@@ -243,10 +268,10 @@ MUTANTS = (
         "episode_return=total",
     ),
     Mutant(
-        "memory carried into the next episode",
+        "carry kept into the next episode",
         ROLLOUT,
-        "memory=_select(done, self.fresh_memory, decision.memory)",
-        "memory=decision.memory",
+        "carry=where(done, self._fresh_carry(), decision.carry)",
+        "carry=decision.carry",
     ),
     Mutant("lengths one short", ROLLOUT, "runner.episode_length + 1", "runner.episode_length"),
     Mutant(
@@ -311,24 +336,29 @@ MUTANTS = (
         "state.key.ndim else stream(state.key, name)",
         'state.key.ndim else stream(state.key, "update")',
     ),
-    Mutant("evaluation never greedy", UPDATE, "greedy=settings.greedy)", "greedy=False)"),
+    Mutant(
+        "evaluation never greedy",
+        UPDATE,
+        "algorithm.policy if settings.greedy else",
+        "algorithm.sample if settings.greedy else",
+    ),
     Mutant(
         "a stopped seed goes on",
-        ALL_SEEDS,
+        TRAINER,
         "kept = where(changed & ~fault, new, old)",
         "kept = where(~fault, new, old)",
     ),
     Mutant(
         "a bad update is kept",
-        ALL_SEEDS,
+        TRAINER,
         "kept = where(changed & ~fault, new, old)",
         "kept = where(changed, new, old)",
     ),
     Mutant(
         "an infinite agent goes unseen",
-        ALL_SEEDS,
-        "*([new.metrics[name]] for name in metrics), jax.tree.leaves(new.agent)]",
-        "*([new.metrics[name]] for name in metrics), []]",
+        UPDATE,
+        'bad = {"agent": not_finite(agent), **runner.faults}',
+        'bad = {"agent": not_finite([]), **runner.faults}',
     ),
     Mutant(
         "a resumed event fires again",
@@ -346,7 +376,7 @@ MUTANTS = (
     Mutant(
         "a chunk tells of a bad update at its next mark",
         TRAINER,
-        "goes_on(c[0], until) & ~c[1].any()",
+        "goes_on(c[0], until) & ~any_of(c[1])",
         "goes_on(c[0], until)",
     ),
     Mutant(
@@ -356,7 +386,18 @@ MUTANTS = (
         "jnp.any(state.status == RUNNING)",
     ),
     Mutant("all events draw alike", UPDATE, 'stream(root, f"event/{event.name}")', 'stream(root, "event")'),
-    Mutant("training is greedy", UPDATE, "memory, key, greedy=False)", "memory, key, greedy=True)"),
+    Mutant(
+        "training is greedy",
+        PPO,
+        "sample=lambda agent, clock: ppo.policy(agent, greedy=False)",
+        "sample=lambda agent, clock: ppo.policy(agent, greedy=True)",
+    ),
+    Mutant(
+        "collecting is greedy",
+        PPO,
+        "experience.collect(self.policy(agent, greedy=False)",
+        "experience.collect(self.policy(agent, greedy=True)",
+    ),
     # ---- schedules
     Mutant(
         "marks rounded down",
@@ -385,5 +426,150 @@ MUTANTS = (
         SCHEDULE,
         "-(-k * n // env_steps_per_update)",
         "-int(-float(k * n) // env_steps_per_update)",
+    ),
+    # ---- recurrence
+    Mutant(
+        "a carry is reset one step late, in training alone",  # PufferLib #622, JaxMARL #191
+        RECURRENT,
+        "(projected, started))",
+        "(projected, jnp.concatenate([jnp.zeros_like(started[:1]), started[:-1]])))",
+    ),
+    Mutant(
+        "a carry is never reset in training",
+        RECURRENT,
+        "carry = tree.where(start, fresh, carry)",
+        "carry = carry",
+    ),
+    Mutant(
+        "the carry before a step is given for that after it",
+        RECURRENT,
+        "return out[0], out",
+        "return out[0], (carry, out[1])",
+    ),
+    Mutant(
+        "learning starts from a fresh carry",
+        PPO,
+        "self._learn(agent, batch, rollout.carry, clock",
+        f"self._learn(agent, batch, {ZEROS}, clock",
+    ),
+    Mutant(
+        "values start from a fresh carry",
+        PPO,
+        "self.net.values(agent.params, obs, rollout.carry, rollout.started)",
+        f"self.net.values(agent.params, obs, {ZEROS}, rollout.started)",
+    ),
+    Mutant(
+        "a truncated state is valued with a fresh carry",
+        PPO,
+        "value_of(rollout.next_obs, carry), following",
+        "value_of(rollout.next_obs, jax.tree.map(jnp.zeros_like, carry)), following",
+    ),
+    Mutant(
+        "a sequence gets the carry of another environment",
+        MINIBATCH,
+        "return samples, jax.tree.map(lambda x: jnp.take(x, index, axis=0), carry)",
+        "return samples, jax.tree.map(lambda x: x[: len(index)], carry)",
+    ),
+    Mutant("a policy that acts keeps its carry", ACTOR_CRITIC, "carry = carry | {", "_ = carry | {"),
+    Mutant(
+        "the critic sees what the policy sees",
+        ACTOR_CRITIC,
+        '"value": select(space, critic_observations)',
+        '"value": select(space, policy_observations)',
+    ),
+    Mutant(
+        "a KL that is NaN ends learning and is not seen",
+        PPO,
+        KL,
+        'learning & (metrics["approx_kl"] <= 1.5 * hyper.target_kl)',
+    ),
+    # ---- the contract
+    Mutant(
+        "an update collects as it likes",
+        UPDATE,
+        "if int(count) != 1:",
+        "if False:",
+    ),
+    Mutant(
+        "a rate is read from the config", BUILD, "return self._layout.config(rates)[0]", "return self.config"
+    ),
+    Mutant(
+        "an event's parameters are read from the config",
+        BUILD,
+        "for item in config.events if isinstance(item, EventConfig)}",
+        "for item in self.config.events if isinstance(item, EventConfig)}",
+    ),
+    Mutant(
+        "a stopped seed is told that it runs",
+        UPDATE,
+        "state.status == RUNNING)",
+        "state.status == state.status)",
+    ),
+    Mutant(
+        "a choice is made of what is in place",
+        "tree.py",
+        "if x is y or _in_place(x) or x.ndim < condition.ndim:",
+        "if _in_place(x):\n            return InPlace(jax.tree.map(pick, x.value, y.value))\n"
+        "        if x is y or x.ndim < condition.ndim:",
+    ),
+    # ---- replay and DQN
+    Mutant(
+        "a stopped seed writes", REPLAY, "jnp.where(running, block * length", "jnp.where(True, block * length"
+    ),
+    Mutant(
+        "a dropped block is sampled",
+        REPLAY,
+        "valid = (stamp >= 0) & (stamp > clock - num_blocks)",
+        "valid = stamp >= -1",
+    ),
+    Mutant("n-step runs through an end", REPLAY, "& ~(terminated | truncated)[:, :-1]", ""),
+    Mutant(
+        "a time limit is a death",
+        REPLAY,
+        "over = jnp.take_along_axis(terminated,",
+        "over = jnp.take_along_axis(terminated | truncated,",
+    ),
+    Mutant(
+        "a death is bootstrapped",
+        REPLAY,
+        "jnp.where(valid & ~over, powers[num_steps], 0)",
+        "jnp.where(valid, powers[num_steps], 0)",
+    ),
+    Mutant(
+        "an older lap is read",
+        REPLAY,
+        "follows = replay.written[block] == stamp[:, None] + step // length",
+        "follows = replay.written[block] >= -1",
+    ),
+    Mutant(
+        "only half of the ring is drawn from",
+        REPLAY,
+        "filled = jnp.minimum(clock, num_blocks - 1) + 1",
+        "filled = jnp.minimum(clock, num_blocks // 2) + 1",
+    ),
+    Mutant(
+        "the target network follows at once",
+        DQN,
+        "lambda: params, lambda: agent.target_params",
+        "lambda: params, lambda: params",
+    ),
+    Mutant(
+        "the target network never follows",
+        DQN,
+        "lambda: params, lambda: agent.target_params",
+        "lambda: agent.target_params, lambda: agent.target_params",
+    ),
+    Mutant("no warm-up", DQN, "ready = clock >= plan.learning_starts", "ready = clock >= 0"),
+    Mutant(
+        "DQN never explores", DQN, "values = jnp.where(explore[..., None], noise, values)", "values = values"
+    ),
+    Mutant(
+        "double Q-learning is not",
+        DQN,
+        "q(params, batch.next_obs) if self.double else next_value",
+        "next_value",
+    ),
+    Mutant(
+        "an invalid action is bootstrapped from", DQN, "q.valid(batch.next_obs, next_choice)", "next_choice"
     ),
 )

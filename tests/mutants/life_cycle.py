@@ -40,7 +40,12 @@ TESTS = {
     ),
     "runs/directory.py": ("tests/faults/test_directory.py", "tests/faults/test_hostile.py"),
     "sinks/dispatch.py": ("tests/loop/test_callback.py", "tests/faults/test_resume.py"),
-    "tree.py": ("tests/test_tree_packing.py", "tests/runs/test_launch.py"),
+    "tree.py": (
+        "tests/test_tree.py",
+        "tests/test_tree_packing.py",
+        "tests/rl/test_replay.py",
+        "tests/runs/test_launch.py",
+    ),
     "runs/signals.py": ("tests/faults/test_signals.py",),
 }
 

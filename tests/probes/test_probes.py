@@ -16,7 +16,7 @@ from jax import lax
 
 from jaxtrain import PPO, Trainer, train
 from jaxtrain.config import field
-from jaxtrain.types import ActOutput, Box, Discrete, EnvSpec, Rollout, Step
+from jaxtrain.types import ActOutput, Algorithm, Box, Discrete, EnvSpec, Experience, Rollout, Step
 from tests.probes import envs as probes
 from tests.recorded import config_of, record
 
@@ -35,7 +35,7 @@ def learn(env, *, updates=200, **changes):
 
 def probabilities(trainer, state, obs):
     """f32[N, n] of a discrete policy."""
-    decision = trainer.algorithm.act(trainer.spec, state.agent, obs, (), jax.random.key(0), greedy=True)
+    decision = trainer.algorithm(state).policy(state.agent, state.clock)(obs, (), jax.random.key(0))
     return np.asarray(jax.nn.softmax(decision.extras["dist"]))
 
 
@@ -148,6 +148,7 @@ def test_the_values_of_a_fixed_policy_solve_the_bellman_equation():
         terminated=never,
         truncated=never,
         next_obs=obs[visited[1:]],
+        started=never,
         extras={"dist": np.zeros((*drawn.shape, 2), np.float32)},
     )
     rollout = jax.tree.map(jnp.asarray, rollout)
@@ -155,18 +156,21 @@ def test_the_values_of_a_fixed_policy_solve_the_bellman_equation():
     spec = EnvSpec(
         Box(0.0, 1.0, (states,)), Discrete(2), jax.ShapeDtypeStruct((states,), jnp.float32), envs, updates
     )
-    algorithm = ppo(rollout_length=steps, max_grad_norm=1e6)
+    algorithm = ppo(rollout_length=steps, max_grad_norm=1e6).make(spec)
+    same = Experience(lambda policy, runner, key: (runner, rollout), lambda *_: (), jnp.ones((), bool))
 
-    def update(agent, key):
-        return algorithm.update(spec, agent, lambda agent, runner, key: (runner, rollout), (), key)[0], None
+    def update(agent, x):
+        clock, key = x
+        return algorithm.update(agent, (), same, clock, key)[0], None
 
     @jax.jit
     def run(key):
-        return lax.scan(update, algorithm.init(spec, key), jax.random.split(key, updates))[0]
+        turns = jnp.arange(updates), jax.random.split(key, updates)
+        return lax.scan(update, algorithm.init(key), turns)[0]
 
     transition = np.eye(states)[successor].mean(axis=1)
     expected = np.linalg.solve(np.eye(states) - GAMMA * transition, reward.mean(axis=1))
-    value = algorithm.value(spec, run(jax.random.key(0)), obs)
+    value = algorithm.value(run(jax.random.key(0)), obs, ())
     np.testing.assert_allclose(value, expected, atol=1e-3)
 
 
@@ -241,23 +245,23 @@ class Keep:
     name: str = field.text("keep")
     rollout_length: int = field.integer(4)
 
-    def init(self, spec, key):
-        obs, draw = jnp.zeros((self.rollout_length, spec.num_envs, 1)), jnp.zeros(self.rollout_length)
-        return {"obs": obs, "next_obs": obs, "draw": draw}
+    def make(self, spec):
+        def init(key):
+            obs, draw = jnp.zeros((self.rollout_length, spec.num_envs, 1)), jnp.zeros(self.rollout_length)
+            return {"obs": obs, "next_obs": obs, "draw": draw}
 
-    def memory(self, spec):
-        return ()
+        def policy(agent, clock):
+            def act(obs, carry, key):
+                return ActOutput(jnp.zeros(len(obs), jnp.int32), carry, jax.random.uniform(key))
 
-    def act(self, spec, agent, obs, memory, key, *, greedy):
-        return ActOutput(jnp.zeros(len(obs), jnp.int32), memory, jax.random.uniform(key))
+            return act
 
-    def update(self, spec, agent, collect, runner, key):
-        runner, rollout = collect(agent, runner, key)
-        kept = {"obs": rollout.obs, "next_obs": rollout.next_obs, "draw": rollout.extras}
-        return kept, runner, {"loss": jnp.zeros(())}
+        def update(agent, runner, experience, clock, key):
+            runner, rollout = experience.collect(policy(agent, clock), runner, key)
+            kept = {"obs": rollout.obs, "next_obs": rollout.next_obs, "draw": rollout.extras}
+            return kept, runner, {"loss": jnp.zeros(())}
 
-    def value(self, spec, agent, obs):
-        return jnp.zeros(obs.shape[:-1])
+        return Algorithm(init, policy, policy, update)
 
 
 def test_no_draw_comes_twice_whatever_the_seed_the_update_the_step_or_the_environment():

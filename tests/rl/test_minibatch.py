@@ -1,4 +1,7 @@
-"""The shuffle is one-to-one and looks random. Keys are fixed, so each statistic is one number."""
+"""The shuffle is one-to-one and looks random, and minibatches are a partition of what a rollout holds.
+
+Keys are fixed, so each statistic is one number.
+"""
 
 import functools
 
@@ -7,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxtrain.rl.minibatch import permutation
+from jaxtrain.rl.minibatch import check, epochs, permutation
 
 KEYS = 4000
 SIZES = [(8, 8), (13, 32), (128, 9)]
@@ -75,3 +78,86 @@ def test_a_minibatch_holds_its_share_of_every_time_and_environment():
     for batch in batches:
         for counts in (np.bincount(batch // b, minlength=t), np.bincount(batch % b, minlength=b)):
             assert abs(chi_square_z(counts)) < 4
+
+
+# ---- passes over a rollout
+
+
+def passes(t, b, **settings):
+    """All that each minibatch was given: `(samples, carry)`, leaves [epochs, minibatches, ...]."""
+    index = jnp.arange(t * b).reshape(t, b)
+    carry = {"h": jnp.arange(b)} if settings.get("whole_sequences") else ()
+
+    def step(count, samples, carry, key):
+        return count + 1, (samples, carry, jax.random.key_data(key))
+
+    state = jnp.int32(0)
+    count, out = epochs(step, state, {"index": index}, carry, jax.random.key(0), num_epochs=3, **settings)
+    assert count == 3 * settings["num_minibatches"]
+    return jax.tree.map(np.asarray, out)
+
+
+@pytest.mark.parametrize(("t", "b", "minibatches"), [(8, 8, 4), (5, 4, 2), (16, 9, 1)])
+def test_each_sample_is_in_one_minibatch_of_each_pass(t, b, minibatches):
+    samples, carry, keys = passes(t, b, num_minibatches=minibatches)
+    assert carry == ()
+    assert samples["index"].shape == (3, minibatches, t * b // minibatches)
+    for epoch in samples["index"]:
+        np.testing.assert_array_equal(np.sort(epoch.ravel()), np.arange(t * b))
+    assert not np.array_equal(samples["index"][0], samples["index"][1])
+    assert len(np.unique(keys.reshape(-1, keys.shape[-1]), axis=0)) == 3 * minibatches
+
+
+@pytest.mark.parametrize(("t", "b", "minibatches"), [(8, 8, 4), (5, 4, 2), (16, 9, 1), (3, 6, 6)])
+def test_each_sequence_is_whole_and_in_one_minibatch_of_each_pass_with_its_carry(t, b, minibatches):
+    samples, carry, _ = passes(t, b, num_minibatches=minibatches, whole_sequences=True)
+    index = samples["index"]
+    assert index.shape == (3, minibatches, t, b // minibatches)
+    np.testing.assert_array_equal(index // b, np.broadcast_to(np.arange(t)[:, None], index.shape))
+    np.testing.assert_array_equal(index % b, np.broadcast_to(carry["h"][:, :, None], index.shape))
+    for epoch in carry["h"]:
+        np.testing.assert_array_equal(np.sort(epoch.ravel()), np.arange(b))
+    assert minibatches == 1 or not np.array_equal(carry["h"][0], carry["h"][1])
+
+
+def test_a_carry_without_whole_sequences_is_an_error():
+    with pytest.raises(ValueError, match="carry: needs whole_sequences = True"):
+        epochs(
+            lambda state, samples, carry, key: (state, {}),
+            (),
+            jnp.zeros((4, 2)),
+            jnp.zeros(2),
+            jax.random.key(0),
+            num_epochs=1,
+            num_minibatches=1,
+        )
+
+
+@pytest.mark.parametrize(
+    ("minibatches", "whole", "rule"),
+    [
+        (8, False, None),
+        (6, True, None),
+        (
+            7,
+            False,
+            "needs to divide the 48 samples of a rollout (6 environments x 8 steps); the nearest: 6 and 8",
+        ),
+        (
+            4,
+            True,
+            "needs to divide the 6 environments, as a recurrent policy keeps whole sequences; "
+            "the nearest: 3 and 6",
+        ),
+        (
+            9,
+            True,
+            "needs to divide the 6 environments, as a recurrent policy keeps whole sequences; the nearest: 6",
+        ),
+    ],
+)
+def test_so_many_minibatches_divide_a_rollout_or_the_nearest_that_do_are_named(minibatches, whole, rule):
+    faults = check(minibatches, 8, 6, whole_sequences=whole)
+    assert [(f.path, f.value, f.rule) for f in faults] == (
+        [("num_minibatches", minibatches, rule)] if rule else []
+    )

@@ -1,6 +1,4 @@
-"""Actor-critic networks: shapes, initial weights, masks, and modules of the user's own."""
-
-import functools
+"""Networks: encoded observations, torsos, initial weights, and settings that do not fit."""
 
 import flax.linen as nn
 import jax
@@ -9,68 +7,30 @@ import numpy as np
 import pytest
 from jax import lax
 
-from jaxtrain.rl.distributions import distribution
-from jaxtrain.rl.networks import CNN, actor_critic
-from jaxtrain.types import Box, Discrete, MultiDiscrete
+from jaxtrain.rl.networks import (
+    CNN,
+    NetworkConfig,
+    apply,
+    dense,
+    encode,
+    init,
+    make_torso,
+    orthogonal,
+    problems,
+    select,
+    split_mask,
+)
+from jaxtrain.types import Box, Dict, Discrete, MultiDiscrete
 
 KEY = jax.random.key(0)
-VECTOR, IMAGE = Box(-np.inf, np.inf, (4,)), Box(0.0, 1.0, (6, 5, 2))
-OBSERVATIONS = {
-    "vector": (VECTOR, jnp.float32),
-    "scalar": (Box(0.0, 1.0), jnp.float32),
-    "matrix": (Box(0.0, 1.0, (3, 2)), jnp.float32),
-    "image": (IMAGE, jnp.bool_),
-    "discrete": (Discrete(5), jnp.int32),
-    "multi": (MultiDiscrete((2, 3)), jnp.int32),
-}
-ACTIONS = {"discrete": Discrete(3), "multi": MultiDiscrete((2, 3)), "box": Box(-1.0, 1.0, (2,))}
+IMAGE, VECTOR = Box(0.0, 1.0, (6, 5, 2)), Box(-1.0, 1.0, (3,))
 
 
-tiny = functools.partial(actor_critic, hidden_sizes=(8,), channels=(4,))
-
-
-def some_obs(space, dtype, *batch):
-    return jax.random.randint(KEY, (*batch, *space.shape), 0, 2).astype(dtype)
-
-
-CASES = {
-    **{f"from_{name}": (*case, ACTIONS["discrete"], False) for name, case in OBSERVATIONS.items()},
-    **{f"to_{name}": (*OBSERVATIONS["image"], action, True) for name, action in ACTIONS.items()},
-}
-
-
-@pytest.mark.parametrize(("space", "dtype", "action", "shared"), CASES.values(), ids=CASES)
-def test_any_leading_axes_give_the_same_numbers_as_one_at_a_time(space, dtype, action, shared):
-    dist = distribution(action)
-    net = tiny(space, dist, shared=shared)
-    params = net.init(KEY, jax.ShapeDtypeStruct(space.shape, dtype))
-    obs = some_obs(space, dtype, 2, 3)
-    policy, value = jax.jit(net.both)(params, obs)
-    assert policy.shape == (2, 3, dist.num_params + dist.num_extra)
-    assert value.shape == (2, 3)
-    np.testing.assert_allclose(policy[1], net.policy(params, obs[1]), atol=1e-6)
-    np.testing.assert_allclose(value[1], net.value(params, obs[1]), atol=1e-6)
-    np.testing.assert_allclose(policy[1, 2], net.policy(params, obs[1, 2]), atol=1e-6)
-    np.testing.assert_allclose(value[1, 2], net.value(params, obs[1, 2]), atol=1e-6)
-
-
-@pytest.mark.parametrize("shared", [False, True])
-@pytest.mark.parametrize("space", [VECTOR, IMAGE], ids=["vector", "image"])
-def test_weights_start_orthogonal_and_biases_zero(space, shared):
-    net = tiny(space, distribution(Discrete(3)), hidden_sizes=(16, 8), shared=shared)
-    params = net.init(KEY, jnp.zeros(space.shape))
-    assert set(params) == ({"torso", "policy_head", "value_head"} if shared else {"policy", "value"})
-    scales = []
-    for path, leaf in jax.tree.leaves_with_path(params):
-        if path[-1].key == "bias":
-            assert not leaf.any()
-            continue
-        singular = np.linalg.svd(leaf, compute_uv=False)
-        head = "head" in jax.tree_util.keystr(path)
-        policy = "policy" in jax.tree_util.keystr(path)
-        scales.append((0.01 if policy else 1.0) if head else np.sqrt(2))
-        np.testing.assert_allclose(singular, scales[-1], rtol=1e-4)
-    assert {0.01, 1.0} < set(scales)
+@pytest.mark.parametrize("shape", [(7, 4), (4, 7), (3, 3, 2, 5)])
+@pytest.mark.parametrize("scale", [0.01, 2.0])
+def test_an_orthogonal_matrix_has_one_singular_value(shape, scale):
+    matrix = orthogonal(scale)(KEY, shape).reshape(-1, shape[-1])
+    np.testing.assert_allclose(np.linalg.svd(matrix, compute_uv=False), scale, rtol=1e-5)
 
 
 def test_an_image_goes_through_convolutions():
@@ -84,122 +44,131 @@ def test_an_image_goes_through_convolutions():
 
 
 @pytest.mark.parametrize(
-    ("torso", "space", "shape"),
+    ("space", "obs", "encoded"),
     [
-        ("auto", IMAGE, (18, 4)),  # 3 × 3 patches of 2 channels
-        ("mlp", IMAGE, (60, 8)),
-        ("auto", VECTOR, (4, 8)),
-        ("auto", Box(0.0, 1.0, (2, 2, 3)), (12, 8)),  # too small for a kernel
+        (Discrete(3), np.array([2, 0]), [[0, 0, 1], [1, 0, 0]]),
+        (MultiDiscrete((2, 3)), np.array([[1, 0], [0, 2]]), [[0, 1, 1, 0, 0], [1, 0, 0, 0, 1]]),
+        (Box(0, 9, (2,)), np.array([[1, 2], [3, 4]]), [[1, 2], [3, 4]]),
+        (Box(0, 1), np.array([True, False]), [1, 0]),
     ],
 )
-def test_the_torso_follows_the_observation_unless_named(torso, space, shape):
-    net = tiny(space, distribution(Discrete(2)), torso=torso, shared=True)
-    torso_params = net.init(KEY, jnp.zeros(space.shape))["torso"]
-    assert torso_params["Dense_0"]["kernel"].shape == shape
+def test_observations_become_floats_and_integers_one_hot(space, obs, encoded):
+    x, batch = encode(space, obs)
+    assert x.dtype == jnp.float32 and batch == 1
+    np.testing.assert_array_equal(x, np.array(encoded))
 
 
-@pytest.mark.parametrize("shared", [False, True])
-def test_the_log_std_is_one_learned_vector_for_all_observations(shared):
-    dist = distribution(ACTIONS["box"])
-    net = tiny(VECTOR, dist, shared=shared, log_std_init=-0.5)
-    params = net.init(KEY, jnp.zeros(4))
-    obs = jax.random.normal(KEY, (5, 4))
-    np.testing.assert_array_equal(net.policy(params, obs)[:, 2:], np.full((5, 2), -0.5))
-    gradient = jax.grad(lambda p: dist.entropy(net.policy(p, obs), KEY).mean())(params)
-    np.testing.assert_allclose(gradient["policy_head" if shared else "policy"]["log_std"], np.ones(2))
+NESTED = Dict({"goal": Discrete(2), "body": Dict({"arm": VECTOR, "camera": IMAGE})})
 
 
-@pytest.mark.parametrize("action", [Discrete(3), MultiDiscrete((2, 3))])
-def test_masked_actions_are_never_taken_and_the_networks_do_not_see_the_mask(action):
-    dist = distribution(action)
-    net = tiny(VECTOR, dist)
-    x = jax.random.normal(KEY, (50, 4))
-    mask = jnp.arange(dist.num_params) != dist.num_params - 1
-    obs = {"observation": x, "action_mask": jnp.broadcast_to(mask, (50, dist.num_params))}
-    params = net.init(KEY, jax.tree.map(lambda leaf: leaf[0], obs))
-    assert dist.sample(net.policy(params, obs), KEY).max() == 1
-    np.testing.assert_array_equal(net.value(params, obs), net.value(params, x))
-    np.testing.assert_array_equal(net.policy(params, obs)[:, mask], net.policy(params, x)[:, mask])
+def nested(*batch):
+    body = {"arm": jnp.ones((*batch, 3)), "camera": jnp.ones((*batch, 6, 5, 2)), "unseen": jnp.ones(batch)}
+    return {"goal": jnp.ones(batch, jnp.int32), "body": body}
 
 
-class Own(nn.Module):
-    """Takes exactly one batch axis, as many modules do."""
-
-    features: int
-    squeeze: bool = False
-
-    @nn.compact
-    def __call__(self, x):
-        out = nn.Dense(self.features)(x.reshape(len(x), -1))
-        return out[:, 0] if self.squeeze else out
+@pytest.mark.parametrize("batch", [(), (4,), (2, 3)])
+def test_entries_are_encoded_each_and_those_that_the_space_does_not_have_are_left_out(batch):
+    x, axes = encode(NESTED, nested(*batch))
+    assert axes == len(batch)
+    assert {name: leaf.shape for name, leaf in x.items()} == {
+        "goal": (*batch, 2),
+        "body.arm": (*batch, 3),
+        "body.camera": (*batch, 6, 5, 2),
+    }
 
 
 @pytest.mark.parametrize(
-    ("features", "value", "log_std"),
-    [(2, Own(1), True), (4, Own(1, squeeze=True), False), (2, None, True)],
-)
-@pytest.mark.parametrize("batch", [(), (2, 3)])
-def test_modules_of_the_users_own_take_the_place_of_ours(features, value, log_std, batch):
-    net = tiny(IMAGE, distribution(ACTIONS["box"]), policy=Own(features), value=value)
-    params = net.init(KEY, jnp.zeros(IMAGE.shape))
-    assert ("log_std" in params["policy"]) == log_std
-    policy, estimate = net.both(params, some_obs(IMAGE, jnp.float32, *batch))
-    assert policy.shape == (*batch, 4)
-    assert estimate.shape == batch
-
-
-class Counting(nn.Module):
-    @nn.compact
-    def __call__(self, x):
-        return nn.BatchNorm(use_running_average=False)(nn.Dense(3)(x))
-
-
-@pytest.mark.parametrize(
-    ("modules", "message"),
+    ("change", "message"),
     [
-        ({"policy": Own(5)}, r"policy: gave shape \(1, 5\) .* needs \(3,\) for each"),
-        ({"value": Own(2)}, r"value: gave shape \(1, 2\) .* needs \(\) or \(1,\) for each"),
-        ({"policy": Counting()}, r"policy: keeps \['batch_stats'\] besides 'params'"),
+        (lambda obs: obs.pop("goal"), "obs: needs an entry 'goal', has body"),
+        (lambda obs: obs["body"].update(arm=jnp.ones(2)), r"body: arm: obs: has shape \(2,\), needs \(3,\)"),
+        (lambda obs: obs.update(goal=jnp.ones(5, jnp.int32)), r"obs: its entries have .* leading axes"),
     ],
 )
-def test_a_module_that_does_not_fit_is_an_error_that_says_what_would(modules, message):
-    net = tiny(VECTOR, distribution(Discrete(3)), **modules)
+def test_an_entry_that_does_not_fit_is_named(change, message):
+    obs = nested()
+    change(obs)
     with pytest.raises(ValueError, match=message):
-        net.init(KEY, jnp.zeros(4))
+        encode(NESTED, obs)
+
+
+def test_what_is_no_dict_where_one_is_needed_is_an_error():
+    with pytest.raises(ValueError, match="obs: needs an entry 'goal', has ArrayImpl"):
+        encode(NESTED, jnp.ones(3))
+
+
+def features(space, obs, **settings):
+    """Parameters of a torso, and what it gives for one batch axis."""
+    module = make_torso(space, NetworkConfig(hidden_sizes=(7,), channels=(4,), **settings))
+    x, batch = encode(space, obs)
+    params = init(module, KEY, x, "torso")
+    return params, apply(module, params, x, batch, "torso")
+
+
+def test_an_image_among_entries_has_convolutions_of_its_own_and_all_go_through_one_mlp():
+    params, out = features(NESTED, nested(2))
+    assert out.shape == (2, 7)
+    assert set(params) == {"body.camera", "MLP_0"}
+    assert set(params["body.camera"]) == {"Dense_0"}
+    assert params["MLP_0"]["Dense_0"]["kernel"].shape == (2 + 3 + 4 * 3 * 4, 7)
+    params, _ = features(NESTED, nested(2), torso="mlp")
+    assert set(params) == {"MLP_0"}
+    assert params["MLP_0"]["Dense_0"]["kernel"].shape == (2 + 3 + 6 * 5 * 2, 7)
+
+
+def test_without_layer_norm_nothing_is_added_and_with_it_each_layer_is_normalized():
+    x = 100.0 * jax.random.normal(KEY, (9, 6, 5, 2))
+    plain, _ = features(IMAGE, x)
+    assert {jax.tree_util.keystr(path) for path, _ in jax.tree.leaves_with_path(plain)} == {
+        f"['{layer}']['{leaf}']" for layer in ("Dense_0", "MLP_0']['Dense_0") for leaf in ("kernel", "bias")
+    }
+    params, out = features(IMAGE, x, layer_norm=True, activation="elu")
+    assert set(params) == {"Dense_0", "LayerNorm_0", "MLP_0"}
+    assert set(params["MLP_0"]) == {"Dense_0", "LayerNorm_0"}
+    before = jnp.where(out < 0, jnp.log1p(out), out)  # the activation undone
+    np.testing.assert_allclose(before.mean(-1), 0, atol=1e-4)
+    np.testing.assert_allclose(before.std(-1), 1, atol=1e-3)
+
+
+@pytest.mark.parametrize("batch", [(), (4,), (2, 3)])
+def test_a_module_is_applied_to_one_batch_axis_whatever_the_leading_axes(batch):
+    class One(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            assert x["a"].ndim == 2
+            return dense(2, 1.0)(jnp.concatenate([x["a"], x["b"]], axis=-1))
+
+    x = {"a": jnp.ones((*batch, 3)), "b": jnp.ones((*batch, 1))}
+    params = init(One(), KEY, jax.tree.map(lambda leaf: jnp.ones((1, leaf.shape[-1])), x), "one")
+    assert apply(One(), params, x, len(batch), "one", (2,)).shape == (*batch, 2)
+    with pytest.raises(ValueError, match=r"one: gave shape .* needs \(3,\) for each"):
+        apply(One(), params, x, len(batch), "one", (3,))
+
+
+def test_a_mask_is_split_off_and_a_dict_without_one_is_an_observation():
+    obs = {"observation": {"near": 1}, "action_mask": 2}
+    assert split_mask(obs) == ({"near": 1}, 2)
+    for plain in ({"near": 1}, {"observation": 1}, 3):
+        assert split_mask(plain) == (plain, None)
+
+
+def test_a_part_of_a_space_has_the_entries_named_in_their_order():
+    assert list(select(NESTED, ("body",))) == ["body"]
+    assert select(NESTED, ()) is NESTED
+    assert select(VECTOR, ()) is VECTOR
 
 
 @pytest.mark.parametrize(
-    ("arguments", "message"),
+    ("space", "settings", "path"),
     [
-        ({"activation": "tan"}, "activation = 'tan': needs one of tanh, relu"),
-        ({"torso": "rnn"}, "torso = 'rnn': needs one of auto, mlp, cnn"),
-        ({"torso": "cnn"}, r"torso = 'cnn': needs .* not \(4,\)"),
-        ({"shared": True, "value": Own(1)}, "shared = True: needs"),
+        (VECTOR, {"torso": "cnn"}, "network.torso"),
+        (Box(0.0, 1.0, (2, 9, 1)), {"torso": "cnn"}, "network.torso"),
+        (Dict({"near": VECTOR}), {"torso": "cnn"}, "network.torso"),
     ],
 )
-def test_an_argument_that_does_not_fit_is_named(arguments, message):
-    with pytest.raises(ValueError, match=message):
-        tiny(VECTOR, distribution(Discrete(3)), **arguments)
-
-
-@pytest.mark.parametrize(
-    ("action", "obs", "message"),
-    [
-        (Discrete(3), jnp.zeros(5), r"obs: has shape \(5,\), needs \(4,\)"),
-        (Discrete(3), {"observation": jnp.zeros(4), "action_mask": jnp.ones(2, bool)}, "action_mask: has"),
-        (Box(-1.0, 1.0, (2,)), {"observation": jnp.zeros(4), "action_mask": jnp.ones(2, bool)}, "continuous"),
-    ],
-)
-def test_an_observation_that_does_not_fit_is_an_error(action, obs, message):
-    with pytest.raises(ValueError, match=message):
-        tiny(VECTOR, distribution(action)).init(KEY, obs)
-
-
-def test_a_network_over_seeds_is_the_networks_one_by_one():
-    net = tiny(IMAGE, distribution(Discrete(3)))
-    obs = some_obs(IMAGE, jnp.float32, 3, 4)
-    seeds = [net.init(key, obs[0, 0]) for key in jax.random.split(KEY, 3)]
-    params = jax.tree.map(lambda *leaves: jnp.stack(leaves), *seeds)
-    together = jax.vmap(net.value)(params, obs)
-    for seed in range(3):
-        np.testing.assert_allclose(together[seed], net.value(seeds[seed], obs[seed]), atol=1e-5)
+def test_a_cnn_needs_an_image(space, settings, path):
+    (fault,) = problems(space, NetworkConfig(**settings))
+    assert fault.path == path and fault.value == "cnn" and "(height, width, channels)" in fault.rule
+    with pytest.raises(ValueError, match=r"network.torso = 'cnn': needs observations of shape"):
+        make_torso(space, NetworkConfig(**settings))
+    assert not problems(NESTED, NetworkConfig(**settings))

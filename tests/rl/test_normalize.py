@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from jaxtrain.rl import normalize
+from jaxtrain.types import Box, Dict, Discrete
 
 
 @pytest.mark.parametrize(("offset", "spread"), [(0.0, 1.0), (1e4, 1.0), (-3.0, 1e-2), (50.0, 1e3)])
@@ -62,6 +63,68 @@ def test_of_a_masked_observation_only_the_observation_is_normalized():
     assert out["action_mask"] is mask
     np.testing.assert_allclose(out["observation"].mean((0, 1)), np.zeros(6), atol=1e-5)
     np.testing.assert_allclose(out["observation"].std((0, 1)), np.ones(6), atol=1e-5)
+
+
+SPACE = Dict(
+    {
+        "arm": Box(-1.0, 1.0, (3,)),
+        "pixels": Box(0, 255, (2, 2)),
+        "goal": Discrete(3),
+        "inner": Dict({"speed": Box(-1.0, 1.0)}),
+    }
+)
+
+
+def entries(*batch):
+    keys = jax.random.split(jax.random.key(0), 3)
+    return {
+        "arm": 5 + 3 * jax.random.normal(keys[0], (*batch, 3)),
+        "pixels": jax.random.randint(keys[1], (*batch, 2, 2), 0, 256, jnp.uint8),
+        "goal": jnp.ones(batch, jnp.int32),
+        "inner": {"speed": 1e3 + jax.random.normal(keys[2], batch)},
+    }
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_of_a_dict_the_floating_boxes_are_normalized_each_as_if_alone_and_nothing_else(masked):
+    obs = entries(6, 4)
+    given = {"observation": obs, "action_mask": jnp.ones((6, 4, 2), bool)} if masked else obs
+    shapes = normalize.normalized_shapes(SPACE, given)
+    assert shapes == {"arm": (3,), "inner": {"speed": ()}}
+    stats = normalize.init(shapes)
+    before = normalize.apply(stats, given)
+    assert jax.tree.all(jax.tree.map(np.array_equal, before, given))
+    stats = normalize.update(stats, given)
+    out = normalize.apply(stats, given)
+    out, mask = (out["observation"], out["action_mask"]) if masked else (out, None)
+    assert (mask is None) != masked
+    assert out["goal"] is obs["goal"] and out["pixels"] is obs["pixels"]
+    for one, alone in ((out["arm"], obs["arm"]), (out["inner"]["speed"], obs["inner"]["speed"])):
+        apart = normalize.update(normalize.init(alone.shape[2:]), alone)
+        np.testing.assert_array_equal(one, normalize.apply(apart, alone))
+    assert jax.tree.structure(normalize.std(stats)) == jax.tree.structure(stats.mean)
+
+
+def test_an_entry_that_is_not_there_is_not_normalized():
+    stats = normalize.update(
+        normalize.init({"near": (), "far": ()}), {"near": jnp.ones(3), "far": jnp.ones(3)}
+    )
+    assert set(normalize.apply(stats, {"near": jnp.ones(3)})) == {"near"}
+
+
+@pytest.mark.parametrize(
+    ("space", "dtype", "shapes"),
+    [
+        (Box(0.0, 1.0, (2,)), jnp.bool_, (2,)),  # alone, whatever its dtype
+        (Discrete(3), jnp.int32, None),
+        (Dict({"goal": Discrete(3)}), jnp.int32, None),
+        (Dict({"pixels": Box(0, 255)}), jnp.uint8, None),
+    ],
+)
+def test_what_is_not_a_number_has_no_statistics(space, dtype, shapes):
+    one = jax.ShapeDtypeStruct((), dtype)
+    obs = dict.fromkeys(space, one) if isinstance(space, Dict) else one
+    assert normalize.normalized_shapes(space, obs) == shapes
 
 
 def test_without_statistics_observations_pass_through():

@@ -145,10 +145,11 @@ def reseal(place, manifest):
     (place / "manifest.sha256").write_text(f"{hashlib.sha256(text).hexdigest()}  manifest.json\n")
 
 
-def test_a_later_format_is_named_with_the_one_that_this_version_reads(tmp_path):
+@pytest.mark.parametrize("other", [1, 3])
+def test_another_format_is_named_with_the_one_that_this_version_reads(tmp_path, other):
     manifest = checkpoint.save(tmp_path / "one", {"x": np.arange(3)}, {})
-    reseal(tmp_path / "one", {**manifest, "format": 2})
-    with pytest.raises(Damaged, match="is of format 2; this version reads 1"):
+    reseal(tmp_path / "one", {**manifest, "format": other})
+    with pytest.raises(Damaged, match=f"is of format {other}; this version reads 2"):
         checkpoint.load(tmp_path / "one")
 
 
@@ -171,7 +172,7 @@ def test_arrays_other_than_the_manifest_says_are_damage_even_where_every_file_fi
 
 
 @pytest.mark.parametrize(
-    "text", [b"", b"{", b"[]", b"null", b"{}", b'{"format": 1}', b'{"format": 1, "files": 3}', b"\xff\xfe"]
+    "text", [b"", b"{", b"[]", b"null", b"{}", b'{"format": 2}', b'{"format": 2, "files": 3}', b"\xff\xfe"]
 )
 def test_a_sealed_manifest_that_is_none_is_damage(tmp_path, text):
     checkpoint.save(tmp_path / "one", {"x": np.arange(3)}, {})

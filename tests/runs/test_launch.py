@@ -23,7 +23,7 @@ from jaxtrain.config import field
 from jaxtrain.runs import checkpoint
 from jaxtrain.runs.launch import ChunkLength, launch
 from jaxtrain.runs.manager import best_metric
-from jaxtrain.runs.program import Compiled
+from jaxtrain.runs.program import Programs
 from jaxtrain.schedule import every, startup
 from jaxtrain.sinks import Memory
 from tests.faults.processes import points, rows
@@ -32,12 +32,17 @@ from tests.helpers import Reinforce, differing, tiny
 
 @field.config
 class Sometimes(Reinforce):
-    """`Reinforce` whose loss is not finite in about every third update."""
+    """`Reinforce` whose agent is not finite after about every third update."""
 
-    def update(self, spec, agent, collect, runner, key):
-        agent, runner, metrics = super().update(spec, agent, collect, runner, key)
-        bad = jax.random.bernoulli(jax.random.fold_in(key, 1), 0.3)
-        return agent, runner, {"loss": jnp.where(bad, jnp.nan, metrics["loss"])}
+    def make(self, spec):
+        made = super().make(spec)
+
+        def update(agent, runner, experience, clock, key):
+            agent, runner, metrics = made.update(agent, runner, experience, clock, key)
+            bad = jax.random.bernoulli(jax.random.fold_in(key, 1), 0.3)
+            return jax.tree.map(lambda x: jnp.where(bad, jnp.nan, x), agent), runner, metrics
+
+        return made._replace(update=update)
 
 
 @pytest.mark.parametrize(("on_nan", "num_seeds"), [("skip", 1), ("freeze", 3)])
@@ -45,13 +50,13 @@ def test_what_is_due_or_goes_wrong_within_a_chunk_does_so_at_its_update(
     tmp_path, monkeypatch, on_nan, num_seeds
 ):
     """Nothing but the growing chunks cuts this run: marks and faults lie anywhere in them."""
-    lengths, advance = [], Compiled.advance
+    lengths, advance = [], Programs.advance
 
     def note(compiled, state, history, num_updates):
         lengths.append(num_updates)
         return advance(compiled, state, history, num_updates)
 
-    monkeypatch.setattr(Compiled, "advance", note)
+    monkeypatch.setattr(Programs, "advance", note)
     config = tiny(
         updates=40,
         algorithm=Sometimes(),
@@ -147,7 +152,7 @@ def test_what_a_run_logged_before_its_first_checkpoint_is_logged_once_however_it
 
 def test_a_run_that_is_stopped_between_two_checkpoints_is_saved_where_it_is(tmp_path, monkeypatch, caplog):
     config = tiny(40, logging={"every": 0, "sinks": []}, checkpoint={"every": 0, "best": "none"})
-    whole, advance = jaxtrain.train(config, jax.random.key(0)), Compiled.advance
+    whole, advance = jaxtrain.train(config, jax.random.key(0)), Programs.advance
 
     def stopping(compiled, state, history, num_updates):
         state, history = advance(compiled, state, history, num_updates)
@@ -158,7 +163,7 @@ def test_a_run_that_is_stopped_between_two_checkpoints_is_saved_where_it_is(tmp_
                 time.sleep(0.01)
         return state, history
 
-    monkeypatch.setattr(Compiled, "advance", stopping)
+    monkeypatch.setattr(Programs, "advance", stopping)
     stopped = launch(config, tmp_path / "run")
     monkeypatch.undo()
     clock = int(stopped.result.state.clock)

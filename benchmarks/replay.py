@@ -1,0 +1,74 @@
+"""What a replay costs: an update of DQN at two buffer sizes, in turn, and the memory of the compiled loop.
+
+In: a YAML file of a DQN run, overrides. Out: milliseconds an update at each size, their ratio, and the
+temporaries of the program beside the rings.
+
+    python benchmarks/replay.py experiments/cartpole_dqn.yaml --sizes 10000 1000000 env.num_envs=64 \\
+        algorithm.batch_size=256
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import time
+from typing import Any
+
+import jax
+from throughput import about
+
+import jaxtrain
+
+
+def compiled(config: jaxtrain.Config, num_seeds: int, updates: int) -> tuple[Any, Any, int, int]:
+    """`run(state) -> state` of so many updates, a state, bytes of temporaries and of rings."""
+    trainer = jaxtrain.Trainer(config)
+    key = jax.random.key(0)
+    keys = jax.random.split(key, num_seeds) if num_seeds > 1 else key
+    state = jax.jit(trainer.init)(keys)
+    run = jax.jit(lambda state: trainer.run(state, updates), donate_argnums=0).lower(state).compile()
+    ring = sum(x.nbytes for x in jax.tree.leaves(state.agent.replay.rows))
+    return run, state, run.memory_analysis().temp_size_in_bytes, ring
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("file")
+    parser.add_argument("overrides", nargs="*", help="env.num_envs=64 and the like")
+    parser.add_argument("--sizes", type=int, nargs=2, default=[10_000, 1_000_000])
+    parser.add_argument("--num-seeds", type=int, default=1)
+    parser.add_argument("--updates", type=int, default=200, help="in one timed call")
+    parser.add_argument("--rounds", type=int, default=20)
+    options = parser.parse_intermixed_args()
+    quiet = ["logging.every=0", "evaluation.every=0", *options.overrides]
+    jobs: dict[int, Any] = {}
+    rows: dict[int, dict[str, Any]] = {}
+    for size in options.sizes:
+        config = jaxtrain.load_config(options.file, [*quiet, f"algorithm.buffer_size={size}"])
+        run, state, temporaries, ring = compiled(config, options.num_seeds, options.updates)
+        jobs[size] = [run, jax.block_until_ready(run(state))]
+        rows[size] = {"temporary_bytes": temporaries, "ring_bytes": ring, "times": []}
+    for _ in range(options.rounds):
+        for size, job in jobs.items():
+            begun = time.perf_counter()
+            job[1] = jax.block_until_ready(job[0](job[1]))
+            rows[size]["times"].append(1e3 * (time.perf_counter() - begun) / options.updates)
+    for row in rows.values():
+        row["milliseconds_per_update"] = statistics.median(row.pop("times"))
+    small, large = (rows[size] for size in options.sizes)
+    grown = large["ring_bytes"] - small["ring_bytes"]
+    result = {
+        **about(),
+        "num_seeds": options.num_seeds,
+        "sizes": rows,
+        "time_ratio": large["milliseconds_per_update"] / small["milliseconds_per_update"],
+        "temporaries_per_ring": (large["temporary_bytes"] - small["temporary_bytes"]) / grown,
+    }
+    print(json.dumps(result, indent=2))
+
+
+if __name__ == "__main__":
+    main()
