@@ -18,7 +18,7 @@ from jaxtrain.loop.state import TrainState
 from jaxtrain.loop.train import Result, train
 from jaxtrain.loop.trainer import Trainer
 from jaxtrain.runs.launch import launch
-from jaxtrain.runs.load import load_policy
+from jaxtrain.runs.load import load, load_policy
 from jaxtrain.schedule import at, every, finish, startup, when
 from jaxtrain.version import __version__
 
@@ -42,6 +42,7 @@ __all__ = [
     "every",
     "finish",
     "launch",
+    "load",
     "load_config",
     "load_policy",
     "sinks",

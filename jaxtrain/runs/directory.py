@@ -40,7 +40,7 @@ A run of jaxtrain.
     jaxtrain resume .                            # go on, exactly as if nothing had happened
     jaxtrain resume . --total-env-steps N        # go on for longer
     jaxtrain evaluate .                          # complete episodes with the best policy
-    python -c "import jaxtrain; policy = jaxtrain.load_policy('.')"
+    python -c "import jaxtrain; run = jaxtrain.load('.'); policy = jaxtrain.load_policy('.')"
 """
 HELD = (RUN, CONFIG, LOG, CHECKPOINTS)  # what tells a run's directory from another
 _LATER = ("tensorboard", "wandb", "autotune")  # what a run has only with those, and writes and deletes in

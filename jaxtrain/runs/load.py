@@ -1,16 +1,17 @@
-"""What a run has saved, for use: its policy, its evaluation, the check that all of it is sound.
+"""What a run has saved, for use: its state, its policy, its evaluation, the check that all of it is sound.
 
-In: the directory of a run, running or not; nothing in it is changed. Out: a policy, statistics, verdicts.
-Knows nothing of how a run is driven.
+In: the directory of a run, running or not; nothing in it is changed. Out: states, policies, statistics,
+metrics, verdicts. Knows nothing of how a run is driven.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import jax
 import numpy as np
@@ -19,13 +20,14 @@ from jaxtrain.config.schema import Config, EvaluationConfig, to_dict
 from jaxtrain.errors import MISSING, ConfigError, Problem
 from jaxtrain.events.event import Part
 from jaxtrain.loop.state import TrainState
+from jaxtrain.loop.train import Marks, seeds_first
 from jaxtrain.loop.trainer import History, Trainer
 from jaxtrain.runs import checkpoint, manager
 from jaxtrain.runs import directory as rundir
 from jaxtrain.runs.checkpoint import Damaged
 from jaxtrain.runs.manager import best_metric
 from jaxtrain.runs.program import Programs, compilation_cache
-from jaxtrain.runs.resume import RunPlan, Seeds, differences, restored, stored_config
+from jaxtrain.runs.resume import RunPlan, Seeds, differences, not_read_back, restored, stored_config
 from jaxtrain.types import PyTree
 
 Which = Literal["best", "last"] | int
@@ -75,6 +77,118 @@ class LoadedPolicy:
 
     def __repr__(self) -> str:
         return f"LoadedPolicy(env_steps={self.env_steps}, seed={self.seed})"
+
+
+class Series(NamedTuple):
+    """A metric over a run: one entry for each record that has it."""
+
+    env_steps: np.ndarray  # i64[N], done when it was measured, of one seed
+    values: np.ndarray  # f64[N], or [N, S] of several seeds, more axes for a metric that has some
+
+
+class Run:
+    """A run as it was at one of its checkpoints; see `load`.
+
+    Attributes:
+      state: the `TrainState`: `state.agent`, `state.hyper`, `state.clock`, … Leaves have a leading axis of
+        seeds where there are several.
+      config: of the run, complete.
+      history: event -> metric -> one row for each mark up to the checkpoint, [marks] or [S, marks], as in the
+        result of `train`.
+      marks: event -> the env steps of those rows.
+      env_steps: done at the checkpoint, of one seed.
+      seeds: the numbers of those in `state`, in their order.
+      directory: where it is.
+    """
+
+    def __init__(self, directory: Path, loaded: LoadedRun, all_seeds: tuple[int, ...]) -> None:
+        trainer, self.directory, self._loaded = loaded.trainer, directory, loaded
+        self.state, self.config, self.seeds = loaded.state, trainer.config, loaded.seeds.all
+        self.env_steps: int = loaded.manifest["env_steps"]
+        self._index = None if self.seeds == all_seeds else all_seeds.index(self.seeds[0])
+        per = trainer.env_steps_per_update
+        due = {name: tuple(u * per for u in updates) for name, updates in trainer.timetable.items()}
+        self.marks = Marks({n: tuple(at for at in marks if at <= self.env_steps) for n, marks in due.items()})
+        done = {
+            n: {k: x[: len(self.marks[n])] for k, x in rows.items()} for n, rows in loaded.history.items()
+        }
+        self.history: History = seeds_first(self.state, done)
+
+    def policy(self, seed: int | None = None) -> LoadedPolicy:
+        """The policy of the checkpoint; of several seeds that of `seed`, unset of the best.
+
+        Raises:
+          ConfigError: there is no such seed.
+        """
+        return LoadedPolicy(one_seed(self._loaded, seed))
+
+    def metrics(self) -> dict[str, Series]:
+        """All that the run has logged so far, behind the checkpoint too: tag -> its values and env steps.
+
+        A tag is the metric's name, after that of its event unless that is "metrics": `rollout/return_mean`,
+        `evaluation/return_mean`. A record without it, such as the return before an episode has finished, is
+        left out of that metric's arrays. What is not known for one of several seeds is NaN.
+
+        Raises:
+          ConfigError: the run has no log, as it was launched without the sink jsonlines, or one that is
+            damaged; names the line.
+        """
+        found: dict[str, list[tuple[int, np.ndarray]]] = {}
+        for row in _log_of(self.directory):
+            for name, value in row["values"].items():
+                tag = name if row["name"] == "metrics" else f"{row['name']}/{name}"
+                of_all = np.array(value, float)  # null is NaN, and "Infinity" infinite
+                found.setdefault(tag, []).append((row["env_steps"], of_all))
+        some = ... if self._index is None else self._index
+        return {
+            tag: Series(np.array([at for at, _ in rows], np.int64), np.stack([x[some] for _, x in rows]))
+            for tag, rows in found.items()
+        }
+
+    def __repr__(self) -> str:
+        return f"Run({str(self.directory)!r}, env_steps={self.env_steps}, seeds={list(self.seeds)})"
+
+
+def load(
+    directory: str | Path,
+    which: Which = "best",
+    seed: int | None = None,
+    *,
+    config: Config | None = None,
+    events: Sequence[Part] = (),
+) -> Run:
+    """A run from its directory, whether it goes on or has ended; nothing there is changed.
+
+    Args:
+      which: "best" by the run's `checkpoint.best`, "last", or env steps of one of its checkpoints.
+      seed: only this one of several; unset, all of them, with a leading axis.
+      config, events: only for a run whose config has objects from Python, or that was launched with events.
+
+    Raises:
+      ConfigError: no such run, checkpoint or seed, or one that is damaged; names it.
+    """
+    loaded = open_run(directory, which, config=config, events=events)
+    one = loaded if seed is None else one_seed(loaded, seed)
+    return Run(Path(directory), one, loaded.seeds.all)
+
+
+def _log_of(directory: Path) -> list[dict[str, Any]]:
+    """The rows of a run's log; a last line that is still being written is left out."""
+    try:
+        text = rundir.inside(directory, rundir.LOG).read_text(encoding="utf-8")
+    except (FileNotFoundError, UnicodeDecodeError):
+        rule = f"has no {rundir.LOG} that can be read: needs `jsonlines` among logging.sinks"
+        raise ConfigError([Problem(f"directory {str(directory)!r}", MISSING, rule)]) from None
+    lines = text.splitlines(keepends=True)
+    rows: list[dict[str, Any]] = []
+    for number, line in enumerate(lines, 1):
+        try:
+            if line.endswith("\n"):
+                rows.append(json.loads(line))
+        except ValueError:
+            rule = f"line {number} is no JSON"
+            raise ConfigError([Problem(str(directory / rundir.LOG), MISSING, rule)]) from None
+    return rows
 
 
 def load_policy(
@@ -138,7 +252,10 @@ def open_run(
     place = Path(directory)
     about, stored = rundir.read_about(place), config is None
     config = stored_config(place) if config is None else config
-    trainer = Trainer(config, events)
+    try:
+        trainer = Trainer(config, events)
+    except ConfigError as error:
+        raise not_read_back(place, error) if stored else error from None
     path = _choose(place, which, trainer)
     try:
         arrays, manifest = checkpoint.load(path)

@@ -67,12 +67,17 @@ def stored_config(directory: Path, overrides: Sequence[str] = ()) -> Config:
     try:
         fit(load_config(path), ())
     except ConfigError as error:
-        rule = (
-            f"cannot be read back; if it has objects from Python, give the config itself to `launch`, or to "
-            f"`load_policy` as config=. {CONFIG}: {error}"
-        )
-        raise ConfigError([Problem(f"directory {str(directory)!r}", MISSING, rule)]) from None
+        raise not_read_back(directory, error) from None
     return load_config(path, overrides)
+
+
+def not_read_back(directory: Path, error: ConfigError) -> ConfigError:
+    """What to do about a run whose own config does not make a run."""
+    rule = (
+        f"cannot be read back; if it has objects from Python, give the config itself to `launch`, or to "
+        f"`load` and `load_policy` as config=. {CONFIG}: {error}"
+    )
+    return ConfigError([Problem(f"directory {str(directory)!r}", MISSING, rule)])
 
 
 def reconcile(

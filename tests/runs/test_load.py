@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import jax
 import numpy as np
@@ -119,3 +120,58 @@ def test_a_config_that_only_python_can_make_is_asked_for(single):
 def test_every_checkpoint_is_whole_and_the_last_interval_runs_again_to_the_same_bits(three, config):
     assert set(verdicts(three.directory).values()) == {None}
     assert replay(three.directory, config=config) == (88, 96, None)
+
+
+@pytest.mark.parametrize("name", ["single", "three"])
+def test_a_loaded_run_has_the_state_the_history_and_the_marks_of_its_result(name, config, request):
+    ending = request.getfixturevalue(name)
+    run = jaxtrain.load(ending.directory, "last", config=config)
+    assert differing(run.state, ending.result.state) == []
+    assert differing(run.history, ending.result.history) == []
+    assert dict(run.marks) == dict(ending.result.marks)
+    assert run.env_steps == config.total_env_steps
+    assert jaxtrain.to_dict(run.config)["env"] == jaxtrain.to_dict(config)["env"]
+
+
+def test_an_earlier_checkpoint_has_its_history_and_marks_up_to_there(three, config):
+    run, last = (jaxtrain.load(three.directory, which, config=config) for which in (48, "last"))
+    assert int(run.state.clock) == 48 // config.env_steps_per_update
+    assert run.marks["evaluation"] == tuple(m for m in last.marks["evaluation"] if m <= 48) != ()
+    rows = last.history["evaluation"]["return_mean"][:, : len(run.marks["evaluation"])]
+    np.testing.assert_array_equal(run.history["evaluation"]["return_mean"], rows)
+
+
+def test_the_metrics_of_a_run_are_what_its_log_has_with_their_env_steps(single, three, config):
+    for ending in (single, three):
+        metrics = jaxtrain.load(ending.directory, "last", config=config).metrics()["evaluation/return_mean"]
+        logged = evaluations(ending)
+        assert metrics.env_steps.tolist() == list(logged)
+        np.testing.assert_array_equal(metrics.values, np.array(list(logged.values())))
+
+
+def test_one_of_several_seeds_is_loaded_as_a_single_run_has_it(three, config):
+    everyone, run = (jaxtrain.load(three.directory, "last", seed=s, config=config) for s in (None, 1))
+    assert run.seeds == (1,) and everyone.seeds == (0, 1, 2)
+    assert differing(run.state, seed(1, three.result.state)) == []
+    rows = three.result.history["evaluation"]["return_mean"][1]
+    np.testing.assert_array_equal(run.history["evaluation"]["return_mean"], rows)
+    series = {name: x.values for name, x in everyone.metrics().items()}
+    np.testing.assert_array_equal(
+        run.metrics()["evaluation/return_mean"].values, series["evaluation/return_mean"][:, 1]
+    )
+    obs = jax.random.normal(jax.random.key(1), (7, 1))
+    np.testing.assert_array_equal(run.policy()(obs), everyone.policy(1)(obs))
+
+
+def test_a_line_that_is_being_written_is_left_out_and_a_damaged_one_is_named(three, config, tmp_path):
+    run = jaxtrain.load(shutil.copytree(three.directory, tmp_path / "run"), "last", config=config)
+    log = tmp_path / "run" / "metrics.jsonl"
+    whole = run.metrics()
+    log.write_text(log.read_text() + '{"name": "eval')
+    assert run.metrics().keys() == whole.keys()
+    log.write_text(log.read_text() + "\n")
+    with pytest.raises(jaxtrain.ConfigError, match=r"metrics\.jsonl: line \d+ is no JSON"):
+        run.metrics()
+    log.unlink()
+    with pytest.raises(jaxtrain.ConfigError, match=r"has no metrics\.jsonl"):
+        run.metrics()
