@@ -1,6 +1,7 @@
 """Train reinforcement-learning agents in JAX: a whole run as one compiled, pure program."""
 
-from jaxtrain import sinks
+from jaxtrain import rl, sinks
+from jaxtrain.algorithms.dqn import DQN
 from jaxtrain.algorithms.ppo import PPO
 from jaxtrain.config.schema import (
     CheckpointConfig,
@@ -23,6 +24,7 @@ from jaxtrain.schedule import at, every, finish, startup, when
 from jaxtrain.version import __version__
 
 __all__ = [
+    "DQN",
     "PPO",
     "CheckpointConfig",
     "Config",
@@ -45,6 +47,7 @@ __all__ = [
     "load",
     "load_config",
     "load_policy",
+    "rl",
     "sinks",
     "startup",
     "to_dict",
