@@ -75,7 +75,11 @@ def spec_of(config: Config, env: Env) -> EnvSpec:
 
 def _check(config: Config, spec: EnvSpec) -> list[Problem]:
     check = getattr(config.algorithm, "check", None)
-    return [] if check is None else list(check(spec))
+    found = [] if check is None else check(spec)
+    if not isinstance(found, list | tuple) or not all(isinstance(fault, Problem) for fault in found):
+        rule = f"{type(config.algorithm).__qualname__}.check gave {found!r}, needs a list of Problem, or []"
+        return [Problem("", MISSING, rule)]
+    return list(found)
 
 
 def _fitted(place: EnvConfig, path: str) -> tuple[EnvConfig | None, list[Problem]]:

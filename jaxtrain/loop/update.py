@@ -6,6 +6,7 @@ calls them for one seed or for many.
 
 from __future__ import annotations
 
+import inspect
 from typing import Any, NamedTuple
 
 import jax
@@ -26,10 +27,39 @@ from jaxtrain.random import stream
 from jaxtrain.tree import Known, in_place, inexact, not_finite, same_tree, watched
 from jaxtrain.types import Algorithm, Experience, Key, Metrics, PyTree, Report
 
+# How the loop calls what `make` gives.
+CALLED = {
+    "init": ("key",),
+    "policy": ("agent", "clock"),
+    "sample": ("agent", "clock"),
+    "update": ("agent", "runner", "experience", "clock", "key"),
+    "value": ("agent", "obs", "carry"),
+}
+
+
+def check_made(parts: Parts, made: Any) -> None:
+    """Raise a TypeError for what `make` gave, if it is no `Algorithm` of functions that the loop can call."""
+    cls = type(parts.config.algorithm).__qualname__
+    if not isinstance(made, Algorithm):
+        raise TypeError(f"{cls}.make gave {type(made).__name__}, needs a jaxtrain.types.Algorithm")
+    for name, arguments in CALLED.items():
+        function, form = getattr(made, name), f"{name}({', '.join(arguments)})"
+        if function is None and name == "value":
+            continue
+        if not callable(function):
+            raise TypeError(f"{cls}.make: {name} is {type(function).__name__}, needs a function {form}")
+        try:
+            inspect.signature(function).bind(*arguments)
+        except TypeError as error:
+            raise TypeError(f"{cls}.make: {name} needs to be called {form}: {error}") from None
+        except ValueError:  # a function of C, which does not tell
+            continue
+
 
 def init(parts: Parts, rates: Rates, key: Key, trainer: Any) -> TrainState:
     """A fresh state, before any event. Of its metrics only the names that the rollout gives are there."""
     algorithm = parts.algorithm(rates)
+    check_made(parts, algorithm)
     collector = parts.collector(rates, algorithm.carry)
     config = parts.config_at(rates)
     params = envs.batch(envs.params(parts.env, config.env.params), config.env.num_envs)
