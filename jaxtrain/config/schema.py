@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
+import inspect
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ import jax
 import yaml
 
 from jaxtrain.config import events as event_config
-from jaxtrain.config import field
+from jaxtrain.config import field, modules
 from jaxtrain.config import yaml as files
 from jaxtrain.config.events import EventConfig
 from jaxtrain.config.field import Params, from_list, from_mapping
@@ -194,23 +195,58 @@ class EvaluationConfig:
 # Part -> what share of the run lies between two, where its `every` is unset.
 INTERVALS = {"logging": 100, "evaluation": 10, "checkpoint": 10}
 MEMBERS = ("name", "rollout_length", "make")
+TAKES = {
+    "make": "make(self, spec: EnvSpec) -> Algorithm",
+    "check": "check(self, spec: EnvSpec) -> list[Problem]",
+}
+
+
+def algorithm_class(value: Any) -> type[Any]:
+    """The class of hyperparameters that a mapping names; without a name the default one.
+
+    Raises:
+      ConfigError: no such class, or one that lacks something; names class, member and what is expected.
+    """
+    name = value.get("name", "ppo") if isinstance(value, Mapping) else "ppo"
+    try:
+        if not isinstance(name, str) or (name not in ALGORITHMS and ":" not in name):
+            raise Fault("no such algorithm" + nearest(str(name), ALGORITHMS))
+        cls = load_object(ALGORITHMS.get(name, name))
+        fields = [f.name for f in dataclasses.fields(cls)] if dataclasses.is_dataclass(cls) else []
+        if not isinstance(cls, type) or not any(m in fields or hasattr(cls, m) for m in MEMBERS):
+            raise Fault(f"needs a dataclass of hyperparameters with {', '.join(MEMBERS)}")
+        _check_members(cls, fields)
+    except Fault as fault:
+        raise ConfigError([Problem("algorithm.name", name, str(fault))]) from None
+    return cls
+
+
+def _check_members(cls: type[Any], fields: Sequence[str]) -> None:
+    """Raise a Fault for a class that lacks a member, or a method of which takes something else."""
+    missing = [TAKES.get(m, m) for m in MEMBERS if m not in fields and not hasattr(cls, m)]
+    if missing:
+        raise Fault(f"{cls.__name__} needs to have {', '.join(missing)}")
+    for name, form in TAKES.items():
+        method = getattr(cls, name, None)
+        if method is None:
+            continue
+        try:
+            inspect.signature(method).bind(None, None)  # itself and the spec
+        except (TypeError, ValueError) as error:
+            raise Fault(f"{cls.__name__}.{name} needs to be {form}: {error}") from None
 
 
 def _read_algorithm(value: Any) -> Any:
     if isinstance(value, Mapping):
-        name = value.get("name", "ppo")
         try:
-            if not isinstance(name, str) or (name not in ALGORITHMS and ":" not in name):
-                raise Fault("no such algorithm" + nearest(str(name), ALGORITHMS))
-            cls = load_object(ALGORITHMS.get(name, name))
-            if not isinstance(cls, type) or not dataclasses.is_dataclass(cls) or not hasattr(cls, "make"):
-                raise Fault(f"needs a dataclass of hyperparameters with {', '.join(MEMBERS)}")
-        except Fault as fault:
-            raise ConfigError([Problem("name", name, str(fault))]) from None
+            cls = algorithm_class(value)
+        except ConfigError as error:
+            raise ConfigError([p._replace(path="name") for p in error.problems]) from None
         value = from_mapping(cls, {k: v for k, v in value.items() if k != "name"})
     missing = [member for member in MEMBERS if not hasattr(value, member)]
-    if missing:
+    if len(missing) == len(MEMBERS):
         raise Fault(f"needs a mapping such as {{name: ppo}}, or an object that has {', '.join(missing)}")
+    _check_members(type(value), [member for member in MEMBERS if member not in missing])
     if jax.tree_util.all_leaves([value]):
         raise Fault("needs to be a pytree; see jax.tree_util.register_dataclass")
     return value
@@ -316,6 +352,8 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
             files.override(raw, override)
         except ConfigError as error:
             problems += error.problems
+    if planted := modules.check(raw):
+        raise ConfigError([*problems, *planted])
     try:
         made = from_mapping(Config, raw)
     except ConfigError as error:
@@ -350,17 +388,25 @@ def dump(config: Config) -> str:
     return yaml.safe_dump(to_dict(config), sort_keys=False, allow_unicode=True)
 
 
-def describe(cls: type[Any] = Config) -> list[tuple[str, str, Any, str]]:
-    """Every field that a file or a command line can set: its path, what to write, its default, what it is."""
+def describe(cls: type[Any] = Config, algorithm: type[Any] | None = None) -> list[tuple[str, str, Any, str]]:
+    """Every field that a file or a command line can set: its path, what to write, its default, what it is.
+
+    Args:
+      cls: of the config.
+      algorithm: of its algorithm; unset, the default one.
+    """
     rows: list[tuple[str, str, Any, str]] = []
     for f in dataclasses.fields(cls):
-        spec: field.Field = f.metadata["field"]
-        inner = type(_default_algorithm()) if f.default_factory is _default_algorithm else spec.config
+        spec: field.Field = f.metadata.get("field") or field.Field(lambda value: value, "VALUE")
+        inner = spec.config
+        if f.default_factory is _default_algorithm:
+            inner = algorithm or type(_default_algorithm())
         if inner is not None:
             rows += [
                 (f"{f.name}.{path}", kind, default, help) for path, kind, default, help in describe(inner)
             ]
         elif spec.kind:
-            default = f.default if f.default is not MISSING else f.default_factory()  # type: ignore[misc]
-            rows.append((f.name, spec.kind, default, spec.help))
+            made = f.default is MISSING and f.default_factory is not MISSING
+            default = f.default_factory() if made else f.default  # type: ignore[misc]
+            rows.append((f.name, spec.kind, "none" if default is MISSING else default, spec.help))
     return rows

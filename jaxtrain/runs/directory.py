@@ -20,15 +20,17 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any, Self
 
+from jaxtrain.config.modules import RUN
 from jaxtrain.errors import MISSING, ConfigError, Problem
 from jaxtrain.runs import disk
 
-CONFIG, RUN, LOG, CHECKPOINTS = "config.yaml", "run.json", "metrics.jsonl", "checkpoints"
+CONFIG, LOG, CHECKPOINTS = "config.yaml", "metrics.jsonl", "checkpoints"
 README = """\
 A run of jaxtrain.
 
 - `config.yaml`: what was asked for, complete
-- `run.json`: seed, and for each start of the run: versions, device, command, how it ended
+- `run.json`: seed; path and sha256 of each module of one's own that the config names; for each start of the
+  run: versions, device, command, how it ended
 - `metrics.jsonl`: the log, a JSON object a line: name, update, env_steps, time, values (lists over seeds)
 - `tensorboard/`, `wandb/`: mirrors of it
 - `checkpoints/ENV_STEPS/`: all of the state; `sha256sum -c manifest.sha256` in one checks its manifest,

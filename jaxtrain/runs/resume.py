@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxtrain.config import modules
 from jaxtrain.config import yaml as files
 from jaxtrain.config.schema import INTERVALS, Config, load_config, resolved, to_dict
 from jaxtrain.errors import MISSING, ConfigError, Problem
@@ -58,12 +59,13 @@ class Found:
 
 
 def stored_config(directory: Path, overrides: Sequence[str] = ()) -> Config:
-    """The config of a run, and what is to be otherwise.
+    """The config of a run, and what is to be otherwise; the modules that it names are imported as they were.
 
     Raises:
       ConfigError: it cannot be read; for one that only Python can make, says to call `launch`.
     """
     path = inside(directory, CONFIG)
+    modules.restore(read_about(directory).get("modules", {}))
     try:
         fit(load_config(path), ())
     except ConfigError as error:
@@ -106,7 +108,9 @@ def reconcile(
         )
     config = resolved(dataclasses.replace(config, **kept, anneal_env_steps=anneal))
     problems = differences(saved or stored, config)
-    said = read_about(directory).get("events", [])
+    about = read_about(directory)
+    problems += modules.differing(about.get("modules", {}), modules.origins(to_dict(config)))
+    said = about.get("events", [])
     if list(events) != said:
         problems.append(Problem("events", list(events), f"the run was launched from Python with {said!r}"))
     if problems:
@@ -346,6 +350,7 @@ def start_run(
         **seeds.about(),
         "start_from": source,
         "events": _described(events),
+        "modules": modules.origins(to_dict(config)),
         "starts": [],
     }
     return RunPlan(config, seeds, about, arrays, manifest, None, notes)

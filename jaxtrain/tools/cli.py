@@ -19,12 +19,14 @@ from pathlib import Path
 from typing import Any
 
 import jaxtrain
+from jaxtrain.config import modules
 from jaxtrain.config import schema as configs
+from jaxtrain.config import yaml as files
 from jaxtrain.config.registry import ALGORITHMS, EVENTS, SINKS, load_object
 from jaxtrain.errors import MISSING, ConfigError, Problem, nearest
 from jaxtrain.runs import signals
 from jaxtrain.runs.resume import MAY_CHANGE
-from jaxtrain.tools import commands
+from jaxtrain.tools import commands, experiments
 
 COMMANDS = ("train", "resume", "runs", "evaluate", "verify", "plan", "list")
 # What a command takes besides fields of the config.
@@ -36,7 +38,9 @@ OPTIONS = {
 EPILOG = """\
 A field of the config is set by its name with dashes, after the file:
 
-  jaxtrain train experiments/cartpole_ppo.yaml --algorithm.learning-rate 3e-4 --env.num-envs 128
+  jaxtrain train cartpole_ppo --algorithm.learning-rate 3e-4 --env.num-envs 128
+
+With FILE, or --algorithm.name NAME, --help lists the fields of that algorithm, one of your own as well.
 
 exit codes: 0 done, 2 a request that cannot be met (nothing was run or changed), 1 a failure (a seed whose
 metrics are not finite, a log or a checkpoint that could not be written, a damaged checkpoint that `verify`
@@ -55,15 +59,12 @@ over the first N env steps.
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; `arguments` are those of the process if left out."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
-    sys.path.insert(0, str(Path.cwd()))  # `package.module:name` of the user's own
-    parser = _parser()
     if arguments and not arguments[0].startswith("-") and arguments[0] not in COMMANDS:
         print(f"jaxtrain: {arguments[0]}: no such command{nearest(arguments[0], COMMANDS)}", file=sys.stderr)
         return 2
-    options, rest = parser.parse_known_args(arguments)
-    with _messages(), signals.leaving():
+    with _messages(), signals.leaving(), modules.looking_in(_places(arguments)):
         try:
-            return _run(options, rest)
+            return _run(arguments)
         except BrokenPipeError:  # as in `jaxtrain list envs | head -3`
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return 128 + signal.SIGPIPE
@@ -100,8 +101,52 @@ def _messages() -> Generator[None]:
         warnings.formatwarning = plain
 
 
-def _run(options: argparse.Namespace, rest: Sequence[str]) -> int:
+def _places(arguments: Sequence[str]) -> list[Path]:
+    """Where modules of one's own are looked for: beside the config file, then in the working directory."""
+    file = _file_of(arguments)
+    place = None if file is None else experiments.find(file)
+    return [*([] if place is None else [place.parent]), Path.cwd()]
+
+
+def _file_of(arguments: Sequence[str]) -> str | None:
+    """The config that is named, if one is: the first word that is no option, nor an option's value."""
+    words = list(arguments[1:]) if arguments and arguments[0] in ("train", "plan") else []
+    while words:
+        word = words.pop(0)
+        if not word.startswith("-"):
+            return word
+        if "=" not in word and word not in ("--no-cache", "-h", "--help"):
+            words = words[1:]
+    return None
+
+
+def _found(file: str) -> Path:
+    path = experiments.find(file)
+    if path is None:
+        rule = "there is no such file; needs one of YAML, or the name of an experiment"
+        raise ConfigError([Problem(file, MISSING, rule + nearest(file, experiments.known()))])
+    if path.is_dir():
+        rule = f"is a directory; to go on with the run in it: jaxtrain resume {file}"
+        raise ConfigError([Problem(file, MISSING, rule)])
+    return path
+
+
+def _algorithm_of(arguments: Sequence[str]) -> type[Any] | None:
+    """The class whose fields `--help` is to list: that of `--algorithm.name`, or of the file."""
+    if not {"-h", "--help"} & {*arguments}:
+        return None
+    file = _file_of(arguments)
+    raw = {} if file is None else files.read(_found(file))
+    for word, following in zip(arguments, [*arguments[1:], ""], strict=True):
+        name, equals, value = word.removeprefix("--").partition("=")
+        if name == "algorithm.name":
+            files.override(raw, f"{name}={value if equals else following}")
+    return configs.algorithm_class(raw.get("algorithm"))
+
+
+def _run(arguments: Sequence[str]) -> int:
     try:
+        options, rest = _parser(_algorithm_of(arguments)).parse_known_args(arguments)
         if options.command == "list":
             if rest:
                 raise ConfigError([Problem(rest[0], MISSING, "`list` takes no more arguments")])
@@ -113,13 +158,7 @@ def _run(options: argparse.Namespace, rest: Sequence[str]) -> int:
             return getattr(commands, options.command)(options)
         if options.command == "resume":
             return commands.resume(_overrides(rest, OPTIONS["resume"]), options)
-        if not Path(options.file).exists():
-            rule = "there is no such file; needs one of YAML, such as experiments/cartpole_ppo.yaml"
-            raise ConfigError([Problem(options.file, MISSING, rule)])
-        if Path(options.file).is_dir():
-            rule = f"is a directory; to go on with the run in it: jaxtrain resume {options.file}"
-            raise ConfigError([Problem(options.file, MISSING, rule)])
-        config = jaxtrain.load_config(options.file, _overrides(rest, OPTIONS[options.command]))
+        config = jaxtrain.load_config(_found(options.file), _overrides(rest, OPTIONS[options.command]))
         if options.command == "plan":
             from jaxtrain.runs.plan import plan
 
@@ -131,14 +170,15 @@ def _run(options: argparse.Namespace, rest: Sequence[str]) -> int:
         return 2
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser(algorithm: type[Any] | None) -> argparse.ArgumentParser:
+    """How the command line is read; its help lists the fields of that algorithm, unset of the default one."""
     parser = argparse.ArgumentParser(
         prog="jaxtrain",
         description="Train reinforcement-learning agents in JAX, a whole run as one compiled program.",
     )
     parser.add_argument("--version", action="version", version=f"jaxtrain {jaxtrain.__version__}")
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    epilog = f"{EPILOG}\nfields, with their defaults:\n{_fields()}"
+    epilog = f"{EPILOG}\nfields, with their defaults:\n{_fields(algorithm)}"
 
     def add(name: str, help: str, usage: str, epilog: str | None = None) -> argparse.ArgumentParser:
         return subparsers.add_parser(
@@ -151,7 +191,7 @@ def _parser() -> argparse.ArgumentParser:
             usage=f"jaxtrain {name} {usage}",
         )
 
-    fields, file = "FILE [--field.name VALUE ...]", "a YAML file, such as experiments/cartpole_ppo.yaml"
+    fields, file = "FILE [--field.name VALUE ...]", "a YAML file, or an experiment: jaxtrain list experiments"
     runs = "[--seed N] [--num-seeds S] [--out DIR] [--resume auto|never|must] [--no-cache]"
     train = add("train", "train, with live logs, in a directory of its own", f"{fields} {runs}", epilog)
     train.add_argument("file", metavar="FILE", help=file)
@@ -196,7 +236,7 @@ def _parser() -> argparse.ArgumentParser:
     listed = subparsers.add_parser(
         "list", help="what there is to name in a config", description="What there is to name in a config."
     )
-    listed.add_argument("what", choices=("envs", "algorithms", "events", "sinks"))
+    listed.add_argument("what", choices=("envs", "algorithms", "events", "sinks", "experiments"))
     return parser
 
 
@@ -218,10 +258,10 @@ def _numbers(text: str) -> list[int]:
         raise argparse.ArgumentTypeError(f"{text!r}: needs whole numbers, such as 3,7") from None
 
 
-def _fields() -> str:
+def _fields(algorithm: type[Any] | None) -> str:
     rows = [
         (f"--{path.replace('_', '-')} {kind}", f"{help} [{default}]".strip())
-        for path, kind, default, help in configs.describe()
+        for path, kind, default, help in configs.describe(algorithm=algorithm)
     ]
     width = min(44, max(len(left) for left, _ in rows))
     return "\n".join(f"  {left:<{width}}  {right}" for left, right in rows)
@@ -281,12 +321,17 @@ def listing(what: str) -> str:
         return "\n".join([*rows, "package.module:name            an environment of your own"])
     if what == "sinks":
         return "\n".join(SINKS)
+    if what == "experiments":
+        return "\n".join(f"{name:<28} {path}" for name, path in experiments.known().items())
     table = ALGORITHMS if what == "algorithms" else EVENTS
     rows = []
     for name, place in sorted(table.items()):
         doc = (load_object(place).__doc__ or "").strip().splitlines()[0]
         rows.append(f"{name:<16} {doc}")
-    more = ["package.module:function  one of your own"] if what == "events" else []
+    own = "module:Class" if what == "algorithms" else "module:function"
+    more = [f"{own:<16} one of your own, beside the config file, in the working directory, or installed"]
+    if what == "algorithms":
+        more.append("\nfields of one: jaxtrain train --algorithm.name NAME --help")
     return "\n".join([*rows, *more])
 
 

@@ -1,0 +1,76 @@
+"""A class of one's own that is no algorithm is named, with the member and what was expected of it."""
+
+from __future__ import annotations
+
+import pytest
+
+from jaxtrain import Config, ConfigError
+from jaxtrain.config.schema import algorithm_class, describe
+from jaxtrain.rl import field
+from tests.helpers import Reinforce
+
+
+@field.config
+class Empty:
+    """Has nothing but a rate."""
+
+    name: str = field.text("empty")
+    rollout_length: int = field.integer(4, low=1)
+    learning_rate: float = field.rate(0.1, help="how fast")
+
+
+@field.config
+class MakesOfNothing(Empty):
+    """Does not take the spec."""
+
+    def make(self):
+        return None
+
+
+@field.config
+class MakesOfMore(Reinforce):
+    """Wants more than the spec."""
+
+    def make(self, spec, key):
+        return super().make(spec)
+
+
+@field.config
+class ChecksOfNothing(Reinforce):
+    """Checks without the spec."""
+
+    def check(self):
+        return []
+
+
+FAULTY = {
+    Empty: r"Empty needs to have make\(self, spec: EnvSpec\) -> Algorithm",
+    MakesOfNothing: r"MakesOfNothing\.make needs to be make\(self, spec: EnvSpec\) -> Algorithm: too many",
+    MakesOfMore: r"MakesOfMore\.make needs to be make\(self, spec: EnvSpec\) -> Algorithm: missing .*'key'",
+    ChecksOfNothing: r"ChecksOfNothing\.check needs to be check\(self, spec: EnvSpec\) -> list\[Problem\]: ",
+}
+
+
+@pytest.mark.parametrize("cls", FAULTY, ids=lambda cls: cls.__name__)
+def test_what_a_class_lacks_is_said_of_its_name_in_a_file(cls):
+    with pytest.raises(ConfigError, match=rf"^algorithm\.name = .*{FAULTY[cls]}"):
+        Config(algorithm={"name": f"{__name__}:{cls.__name__}"})
+
+
+@pytest.mark.parametrize("cls", FAULTY, ids=lambda cls: cls.__name__)
+def test_what_a_class_lacks_is_said_of_an_object_from_python(cls):
+    with pytest.raises(ConfigError, match=rf"^algorithm = .*{FAULTY[cls]}"):
+        Config(algorithm=cls())
+
+
+def test_the_fields_of_ones_own_algorithm_are_described():
+    rows = describe(algorithm=algorithm_class({"name": f"{__name__}:Empty2"}))
+    assert ("algorithm.learning_rate", "FLOAT", 0.1, "how fast") in rows
+
+
+@field.config
+class Empty2(Empty):
+    """With what it lacked."""
+
+    def make(self, spec):
+        raise NotImplementedError

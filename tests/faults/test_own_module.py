@@ -1,0 +1,105 @@
+"""An algorithm in a file of one's own: runs that use it find it again, as it was, or say what is otherwise.
+
+In: copies of the example beside a config, moved, changed, planted. Out: exit codes and messages of real
+processes. Knows nothing of what the algorithm learns.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import jaxtrain
+from tests.faults.processes import FLAGS
+
+ROOT = Path(jaxtrain.__file__).parents[1]
+SMALL = """
+env: {id: CartPole-v1, num_envs: 2}
+algorithm: {name: "own_reinforce:Reinforce", rollout_length: 4, hidden_sizes: 4}
+total_env_steps: 16
+evaluation: {every: 0}
+logging: {every: 8, sinks: [jsonlines]}
+"""
+
+
+def say(*arguments: object, cwd: Path) -> tuple[int, str]:
+    """A command in a process of its own; its exit code and what it says of errors."""
+    done = subprocess.run(
+        [sys.executable, "-m", "jaxtrain.tools.cli", *map(str, arguments)],
+        cwd=cwd,
+        env=os.environ | {"PYTHONPATH": str(ROOT), "XLA_FLAGS": FLAGS},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    return done.returncode, done.stderr
+
+
+@pytest.fixture(scope="module")
+def original(tmp_path_factory):
+    """A project with a config, a module beside it and a run, begun from elsewhere."""
+    project = tmp_path_factory.mktemp("project")
+    (project / "own_reinforce.py").write_text((ROOT / "examples" / "reinforce.py").read_text())
+    (project / "small.yaml").write_text(SMALL)
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    code, err = say("train", project / "small.yaml", "--out", elsewhere / "run", cwd=elsewhere)
+    assert code == 0, err
+    return project, elsewhere
+
+
+@pytest.fixture
+def module(original):
+    """The module's file, put back when the test is over."""
+    path = original[0] / "own_reinforce.py"
+    text = path.read_text()
+    yield path
+    path.write_text(text)
+
+
+def test_a_run_records_its_module_and_goes_on_from_anywhere(original, module):
+    run = original[1] / "run"
+    about = json.loads((run / "run.json").read_text())
+    digest = hashlib.sha256(module.read_bytes()).hexdigest()
+    assert about["modules"] == {"own_reinforce": {"path": str(module.resolve()), "sha256": digest}}
+    code, err = say("resume", run, "--total-env-steps", 24, cwd=run)  # nothing of it is on the path
+    assert code == 0 and "going on from 16 of 24 env steps" in err
+    assert json.loads((run / "run.json").read_text())["modules"] == about["modules"]
+
+
+def test_a_changed_module_is_refused_by_name_and_nothing_is_touched(original, module):
+    project, elsewhere = original
+    before = (elsewhere / "run" / "run.json").read_bytes()
+    then = hashlib.sha256(module.read_bytes()).hexdigest()[:12]
+    module.write_text(module.read_text() + "\n# another\n")
+    now = hashlib.sha256(module.read_bytes()).hexdigest()[:12]
+    rule = f"module 'own_reinforce': {module} has sha256 {now}…, the run has {then}…; put it back as it was"
+    for command in (["resume", elsewhere / "run"], ["verify", elsewhere / "run", "--replay"]):
+        code, err = say(*command, cwd=elsewhere)
+        assert code == 2 and rule in err and "Traceback" not in err
+    code, err = say("train", project / "small.yaml", "--out", elsewhere / "run", cwd=elsewhere)
+    assert code == 2 and rule in err
+    assert (elsewhere / "run" / "run.json").read_bytes() == before
+
+
+def test_a_module_planted_in_the_run_is_not_executed(original, module):
+    """Though the record and the working directory lead there."""
+    run = original[1] / "run"
+    about = (run / "run.json").read_text()
+    planted = run / "own_reinforce.py"
+    planted.write_text(f"open({str(run / 'executed')!r}, 'w')\n")
+    digest = hashlib.sha256(planted.read_bytes()).hexdigest()
+    hostile = json.loads(about) | {"modules": {"own_reinforce": {"path": str(planted), "sha256": digest}}}
+    try:
+        for text in (json.dumps(hostile), json.dumps(json.loads(about) | {"modules": {}})):
+            (run / "run.json").write_text(text)
+            code, err = say("resume", run, cwd=run)
+            assert code == 2 and "own_reinforce" in err and not (run / "executed").exists()
+    finally:
+        (run / "run.json").write_text(about)
+        planted.unlink()
