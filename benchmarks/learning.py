@@ -13,7 +13,9 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 import time
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -41,6 +43,7 @@ def interval(scores: np.ndarray, samples: int = 20_000) -> tuple[float, float]:
 
 def learn(file: str, overrides: list[str], num_seeds: int) -> dict[str, Any]:
     """Train and summarize one file."""
+    sys.path.append(str(Path(file).resolve().parent))  # modules that it names, as for `jaxtrain train`
     config = jaxtrain.load_config(file, overrides)
     keys = jax.random.split(jax.random.key(0), num_seeds)
     begun = time.perf_counter()

@@ -1,7 +1,7 @@
 """CartPole-v1 without its velocities, so that a policy has to remember.
 
 In: gymnax's environment. Out: an `Env` whose observation is (position, angle), for
-`env.id: experiments.partial_cartpole:PartialCartPole`.
+`env.id: partial_cartpole:PartialCartPole` of a config beside it.
 """
 
 from __future__ import annotations

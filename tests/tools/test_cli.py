@@ -58,6 +58,12 @@ def test_a_misspelt_field_and_a_wrong_total_are_named_together_and_nothing_is_ma
     ("arguments", "words"),
     [
         (["train", "missing.yaml"], "missing.yaml: there is no such file; needs one of YAML"),
+        (
+            ["train", "cartpole_pp"],
+            "cartpole_pp: there is no such file; needs one of YAML, or the",
+        ),
+        (["train", "cartpole_pp"], "the nearest known is 'cartpole_ppo'"),
+        (["train", "--algorithm.name", "pppo", "--help"], "algorithm.name = 'pppo': no such algorithm"),
         (["evalute", "run"], "evalute: no such command; the nearest known is 'evaluate'"),
         (["train", "FILE", "--learning-rate", "1"], "there is --algorithm.learning-rate"),
         (
@@ -102,7 +108,14 @@ def test_the_plan_names_each_event_with_its_env_steps_and_the_memory(file, capsy
 
 @pytest.mark.parametrize(
     ("what", "name"),
-    [("algorithms", "ppo"), ("events", "randomize"), ("sinks", "wandb"), ("envs", "CartPole-v1")],
+    [
+        ("algorithms", "ppo"),
+        ("events", "randomize"),
+        ("sinks", "wandb"),
+        ("envs", "CartPole-v1"),
+        ("experiments", "pendulum_ppo"),
+        ("algorithms", "module:Class"),
+    ],
 )
 def test_what_can_be_named_in_a_config_is_listed(what, name, capsys):
     assert main(["list", what]) == 0
@@ -121,6 +134,30 @@ def test_help_lists_every_field(capsys):
         "--total-env-steps",
     ):
         assert field in text
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["train", str(ROOT / "examples" / "reinforce.yaml"), "--help"],
+        ["plan", "--help", "--num-seeds", "2", str(ROOT / "examples" / "reinforce.yaml")],
+        ["train", "FILE", "--algorithm.name=reinforce:Reinforce", "-h"],
+    ],
+)
+def test_help_lists_the_fields_of_the_algorithm_that_is_named(file, arguments, capsys, monkeypatch):
+    monkeypatch.chdir(ROOT / "examples")  # for the last one; a file's own directory is looked in by itself
+    with pytest.raises(SystemExit):
+        main([file if word == "FILE" else word for word in arguments])
+    text = capsys.readouterr().out
+    assert "--algorithm.gamma" in text and "--algorithm.num-epochs" not in text
+    sys.modules.pop("reinforce", None)
+
+
+def test_an_experiment_goes_by_its_name_in_any_directory(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    small = ["env.num_envs=4", "total_env_steps=512", "logging.every=0", "evaluation.every=0"]
+    assert main(["plan", "cartpole_ppo", *small]) == 0
+    assert "CartPole-v1" in capsys.readouterr().out and list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
