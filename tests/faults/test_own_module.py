@@ -103,3 +103,25 @@ def test_a_module_planted_in_the_run_is_not_executed(original, module):
     finally:
         (run / "run.json").write_text(about)
         planted.unlink()
+
+
+def test_a_run_with_an_own_module_is_loaded_in_python_and_found_where_it_was_moved_to(
+    original, module, tmp_path
+):
+    run = original[1] / "run"
+    program = (
+        "import jaxtrain, sys; print(type(jaxtrain.load(sys.argv[1], 'last').config.algorithm).__module__)"
+    )
+    (tmp_path / "own_reinforce.py").write_text(module.read_text())
+    for moved in (False, True):
+        if moved:
+            module.unlink()
+        done = subprocess.run(
+            [sys.executable, "-c", program, str(run)],
+            cwd=tmp_path if moved else original[1],
+            env=os.environ | {"PYTHONPATH": str(ROOT)},
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+        assert done.stdout == "own_reinforce\n", done.stderr
