@@ -54,7 +54,8 @@ class Rates(Mapping[str, jax.Array]):
             if name not in self._values:
                 raise KeyError(f"{name!r} is no rate of this run{nearest(name, self._values)}")
         cast = {name: jnp.asarray(value, self._values[name].dtype) for name, value in new.items()}
-        return Rates(same_tree("Rates.replace", self._values, {**self._values, **cast}))
+        made = same_tree("Rates.replace", self._values, {**self._values, **cast})
+        return Rates({name: made[name] for name in self._values})  # a tree of a dict is in alphabetical order
 
     def tree_flatten_with_keys(self) -> tuple[list[tuple[Any, Any]], tuple[str, ...]]:
         return [(jax.tree_util.DictKey(k), v) for k, v in self._values.items()], tuple(self._values)
