@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
+from jax.core import Tracer
 
 from jaxtrain.config.field import Params, is_array, is_number
 from jaxtrain.errors import ConfigError, Problem, nearest
@@ -21,10 +22,17 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 def _read_params(what: str, params: Any) -> Params:
-    """Named values; arrays as plain numbers, so that equal events find the same compiled program."""
+    """Named values; arrays as plain numbers, so that equal events find the same compiled program.
+
+    A tracer, of a config that a `vmap` sweeps, stays one.
+    """
     if not isinstance(params, Mapping):
         raise ValueError(f"{what}: params = {params!r}: needs a mapping of names to values")
-    return Params(jax.tree.map(lambda x: x.tolist() if is_array(x) else x, dict(params)))
+
+    def plain(x: Any) -> Any:
+        return x.tolist() if is_array(x) and not isinstance(x, Tracer) else x
+
+    return Params(jax.tree.map(plain, Params(params)))  # a tree of a dict is in alphabetical order
 
 
 @dataclass(frozen=True)
