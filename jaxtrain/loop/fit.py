@@ -46,6 +46,7 @@ def fit(config: Config, given: Sequence[Part]) -> Config:
     for i, event in enumerate(config.events):
         if isinstance(event, EventConfig):
             function, params = event.function, event.params
+            found += ConfigError(_faults_of_arrays(params)).under(f"events.{i}.params")
             found += ConfigError(_faults_of_event(config, function, params, env)).under(f"events.{i}")
     for event in (*(e for e in config.events if not isinstance(e, EventConfig)), *given):
         found += ConfigError(_faults_of_given(config, event, env)).under(f"event {event.name!r}")
@@ -64,6 +65,14 @@ def _faults_of_rates(algorithm: Any) -> Iterator[Problem]:
                 f"config.algorithm, {name}=x)), key))(values)"
             )
             yield Problem(name, value, rule)
+
+
+def _faults_of_arrays(params: Params) -> Iterator[Problem]:
+    for path, value in jax.tree.leaves_with_path(params):
+        if jnp.ndim(value):
+            name = jax.tree_util.keystr(path, simple=True, separator=".")
+            rule = f"has shape {list(jnp.shape(value))}: needs one number, or a list of them"
+            yield Problem(name, value, f"{rule}; for a run with each of several, jax.vmap(train)")
 
 
 def spec_of(config: Config, env: Env) -> EnvSpec:
