@@ -83,8 +83,16 @@ class Parts:
         return {**{event.name: event.params for event in built_in(config)}, **named, **given}
 
     def algorithm(self, rates: Rates) -> Algorithm[Any]:
-        """The algorithm with the rates of one seed: built anew, once for each trace."""
-        return self.config_at(rates).algorithm.make(self.spec)
+        """The algorithm with the rates of one seed: built anew, once for each trace.
+
+        Raises:
+          TypeError: `make` gave something else, naming the algorithm.
+        """
+        made: Any = self.config_at(rates).algorithm.make(self.spec)
+        if not isinstance(made, Algorithm):
+            who = f"algorithm {self.config.algorithm.name!r}"
+            raise TypeError(f"{who}: make gave {type(made).__name__}, needs a jaxtrain.types.Algorithm")
+        return made
 
     def collector(self, rates: Rates, carry: PyTree = ()) -> Collector:
         """How experience is collected, with the rates of one seed.

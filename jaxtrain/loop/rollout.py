@@ -7,7 +7,7 @@ Knows nothing of losses, optimizers or logging. The one place that resets, so `n
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +16,7 @@ from jax import lax
 
 from jaxtrain.events.event import OnReset, OnStep, Statistic, Transition
 from jaxtrain.tree import not_finite, same_tree, where
-from jaxtrain.types import Env, Key, Metrics, Policy, PyTree, Rollout, Step
+from jaxtrain.types import ActOutput, Env, Key, Metrics, Policy, PyTree, Rollout, Step
 
 WINDOW = 100  # finished episodes that `rollout/return_mean` and the like look back on
 
@@ -240,8 +240,16 @@ class Collector:
 
         Args:
           fresh: starts drawn beforehand; left out, they are drawn here.
+
+        Raises:
+          TypeError: while tracing: a policy that gave something else than an `ActOutput`, or another carry.
         """
-        decision = policy(runner.obs, runner.carry, keys.act)
+        decision: Any = policy(runner.obs, runner.carry, keys.act)
+        if not isinstance(decision, ActOutput):
+            raise TypeError(
+                f"the policy gave {type(decision).__name__}, needs ActOutput(action, carry, extras)"
+            )
+        decision = decision._replace(carry=same_tree("the policy's carry", runner.carry, decision.carry))
         pushed = self._push(runner, env_params, keys.push) if self.on_step else runner
         out = Step(*jax.vmap(self.env.step)(keys.env, pushed.env, decision.action, env_params))
         done = out.terminated | out.truncated

@@ -15,6 +15,7 @@ from jax.core import eval_jaxpr
 from jax.interpreters.partial_eval import dce_jaxpr
 
 from jaxtrain import envs
+from jaxtrain.config.field import is_array
 from jaxtrain.config.schema import EvaluationConfig
 from jaxtrain.errors import ConfigError
 from jaxtrain.events.event import Event, OnReset, OnStep, own_report
@@ -25,7 +26,7 @@ from jaxtrain.loop.rollout import Collector, Episodes, RolloutState
 from jaxtrain.loop.state import RUNNING, TrainState
 from jaxtrain.random import stream
 from jaxtrain.tree import Known, in_place, inexact, not_finite, same_tree, watched
-from jaxtrain.types import Algorithm, Experience, Key, Metrics, PyTree, Report
+from jaxtrain.types import Experience, Key, Metrics, PyTree, Report
 
 # How the loop calls what `make` gives.
 CALLED = {
@@ -180,9 +181,11 @@ def _checked(who: str, agent: PyTree, result: Any) -> tuple[PyTree, RolloutState
     if not isinstance(metrics, dict):
         raise TypeError(f"{who}: the metrics are {type(metrics).__name__}, needs a flat dict of scalars")
     for name, value in metrics.items():
-        shape = jnp.shape(value.value if isinstance(value, Known) else value)
-        if shape != ():
-            raise TypeError(f"{who}: metric {name!r} has shape {shape}, needs a scalar")
+        value = value.value if isinstance(value, Known) else value
+        if not isinstance(value, float | int) and not is_array(value):
+            raise TypeError(f"{who}: metric {name!r} is {type(value).__name__}, needs a scalar")
+        if jnp.shape(value) != ():
+            raise TypeError(f"{who}: metric {name!r} has shape {jnp.shape(value)}, needs a scalar")
     return same_tree(f"{who}: the agent", agent, new), runner, metrics
 
 
@@ -254,7 +257,7 @@ def fired(event: Event) -> str:
 def evaluation(parts: Parts, settings: EvaluationConfig | None, state: TrainState, key: Key) -> Report:
     """Complete episodes with the policy of one seed; `settings` instead of the run's own."""
     config = parts.config_at(state.hyper)
-    algorithm: Algorithm[Any] = config.algorithm.make(parts.spec)
+    algorithm = parts.algorithm(state.hyper)
     settings = config.evaluation if settings is None else settings
     place = settings.env or config.env
     env, hooks = envs.make(place.id), [bound(p, p.params) for p in map(part_of, settings.events)]
