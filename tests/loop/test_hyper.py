@@ -220,7 +220,7 @@ def test_a_name_that_is_no_rate_is_refused_with_the_nearest():
     ):
         with pytest.raises(KeyError, match=r"'algorithm.learning_rat' is no rate.*algorithm.learning_rate"):
             use("algorithm.learning_rat")
-        with pytest.raises(KeyError, match="'algorithm.rollout_length' is no rate"):
+        with pytest.raises(KeyError, match=r"'algorithm.rollout_length' is no rate"):
             use("algorithm.rollout_length")
 
 
