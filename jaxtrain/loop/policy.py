@@ -54,7 +54,11 @@ class Policy:
         make = self.algorithm.policy if key is None else self.algorithm.sample
         key = jax.random.key(0) if key is None else key  # a greedy action draws nothing
         out = make(self.agent, self.clock)(obs, carry, key)
-        return (out.action, out.carry) if self.recurrent else out.action
+        if not self.recurrent:
+            return out.action
+        after = jax.tree.leaves(out.carry)[0]
+        self._check_batch(carry, after.shape[: after.ndim - self._carry_ndim])
+        return out.action, out.carry
 
     def value(self, obs: PyTree, carry: PyTree = ()) -> jax.Array:
         """The critic, f32[...], in the environment's reward unit.
@@ -66,17 +70,57 @@ class Policy:
             raise TypeError("this algorithm has no critic")
         if self.recurrent:
             self._check_carry(carry, "value(obs, carry)")
-        return self.algorithm.value(self.agent, obs, carry)
+        value = self.algorithm.value(self.agent, obs, carry)
+        if self.recurrent:
+            self._check_batch(carry, value.shape)
+        return value
 
-    def _plain(self, key: Key | None = None) -> tuple[PyTree, Key | None]:
-        return (), None if key is None else as_key(key)
+    def _plain(self, *args: Any, **named: Any) -> tuple[PyTree, Key | None]:
+        form = "this policy has no carry: it is called policy(obs, key=None)"
+        if len(args) + len(named) > 1 or not named.keys() <= {"key"}:
+            raise TypeError(form)
+        (key,) = (*args, *named.values()) or (None,)
+        try:
+            return (), None if key is None else as_key(key)
+        except ValueError as error:
+            raise TypeError(f"{form}; {error}") from None
 
     def _recurrent(self, carry: PyTree = None, key: Key | None = None) -> tuple[PyTree, Key | None]:
         self._check_carry(carry, "policy(obs, carry, key=None)")
         return carry, None if key is None else as_key(key)
 
+    @property
+    def _carry_ndim(self) -> int:
+        """Axes of the first leaf of a carry, without those of the batch."""
+        return jnp.ndim(jax.tree.leaves(self.algorithm.carry)[0])
+
     def _check_carry(self, carry: PyTree, form: str) -> None:
-        if jax.tree.structure(carry) != jax.tree.structure(self.algorithm.carry):
-            given = "no carry" if carry is None or carry == () else f"{type(carry).__name__} in its place"
-            begin = "begin an episode with policy.initial_carry(batch_shape)"
-            raise TypeError(f"a recurrent policy is called {form}, got {given}; {begin}")
+        given = f"{type(carry).__name__} in its place"
+        if carry is None or (isinstance(carry, tuple) and not carry):
+            given = "no carry"
+        elif jax.tree.structure(carry) == jax.tree.structure(self.algorithm.carry):
+            pairs = list(zip(jax.tree.leaves(carry), jax.tree.leaves(self.algorithm.carry), strict=True))
+            if all(_is_like(x, one) for x, one in pairs):
+                return
+            given = "a key in its place" if any(_is_key(x) for x, _ in pairs) else "a carry of other arrays"
+        begin = "begin an episode with policy.initial_carry(batch_shape)"
+        raise TypeError(f"a recurrent policy is called {form}, got {given}; {begin}")
+
+    def _check_batch(self, carry: PyTree, batch: tuple[int, ...]) -> None:
+        """Raise a TypeError for a carry that would only have been broadcast to the batch of observations."""
+        for x, one in zip(jax.tree.leaves(carry), jax.tree.leaves(self.algorithm.carry), strict=True):
+            if jnp.shape(x) != (*batch, *jnp.shape(one)):
+                has = jnp.shape(x)[: jnp.ndim(x) - jnp.ndim(one)]
+                rule = f"the carry is of a batch of shape {has}, the observations are of {batch}"
+                raise TypeError(f"{rule}; begin an episode with policy.initial_carry({batch})")
+
+
+def _is_key(x: Any) -> bool:
+    dtype = jnp.result_type(x)
+    return dtype == jnp.uint32 or jnp.issubdtype(dtype, jax.dtypes.prng_key)
+
+
+def _is_like(x: Any, one: Any) -> bool:
+    """Whether an array may be a batch of `one`s."""
+    shape, end = jnp.shape(x), jnp.shape(one)
+    return jnp.result_type(x) == jnp.result_type(one) and shape[len(shape) - len(end) :] == end
