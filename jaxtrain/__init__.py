@@ -3,6 +3,7 @@
 from jaxtrain import rl, sinks
 from jaxtrain.algorithms.dqn import DQN
 from jaxtrain.algorithms.ppo import PPO
+from jaxtrain.config.rate import per_env_steps
 from jaxtrain.config.schema import (
     CheckpointConfig,
     Config,
@@ -15,6 +16,7 @@ from jaxtrain.config.schema import (
 )
 from jaxtrain.errors import ConfigError
 from jaxtrain.events.event import Event, OnReset, OnStep
+from jaxtrain.loop.hyper import scale_rate
 from jaxtrain.loop.state import TrainState
 from jaxtrain.loop.train import Result, train
 from jaxtrain.loop.trainer import Trainer
@@ -47,7 +49,9 @@ __all__ = [
     "load",
     "load_config",
     "load_policy",
+    "per_env_steps",
     "rl",
+    "scale_rate",
     "sinks",
     "startup",
     "to_dict",

@@ -73,11 +73,13 @@ class PPO:
     rollout_length: int = field.integer(128, low=1, help="env steps of each environment per update, T")
     num_epochs: int = field.integer(4, low=1, help="passes over a rollout")
     num_minibatches: int = field.integer(4, low=1, help="gradient steps in a pass")
-    learning_rate: Any = field.rate(2.5e-4, low=0)
-    anneal_learning_rate: bool = field.flag(True, help="linearly to 0 over the run")
+    learning_rate: Any = field.rate(2.5e-4, low=0, anneal="anneal_learning_rate")
+    anneal_learning_rate: bool = field.flag(
+        True, help="a number linearly to 0 over the run; a schedule stays as it is"
+    )
     gamma: Any = field.rate(0.99, low=0, high=1, help="discount per step")
     gae_lambda: Any = field.rate(0.95, low=0, high=1)
-    clip_range: Any = field.rate(0.2, above=0, help="of the probability ratio")
+    clip_range: Any = field.rate(0.2, above=0, anneal="anneal_clip_range", help="of the probability ratio")
     clip_value: bool = field.flag(True, help="clip the value's change by value_clip_range")
     value_clip_range: Any = field.rate(None, above=0, help="in units of value; unset: clip_range")
     anneal_clip_range: bool = field.flag(False, help="linearly to 0 over the run")
@@ -102,6 +104,12 @@ class PPO:
     policy_network: Any = field.given("a flax module", "init", "apply")
     value_network: Any = field.given("a flax module", "init", "apply")
     optimizer: Any = field.given("an optax optimizer", "init", "update", help="it brings its own rates")
+
+    def rules(self) -> list[Problem]:
+        if self.anneal_clip_range and field.scheduled(self.clip_range):
+            rule = "needs false where clip_range is a schedule, which says itself where it goes"
+            return [Problem("anneal_clip_range", True, rule)]
+        return []
 
     def check(self, spec: EnvSpec) -> list[Problem]:
         """What does not fit the environment, or how many there are."""

@@ -3,15 +3,15 @@
 In: declarations such as `gamma: float = rate(0.99, low=0, high=1)`. Out: frozen dataclasses that turn
 what people write (`"3e-4"`, `[64, 64]`, `1e6`) into the declared type, and say every fault at once.
 
-Rates (floats) are pytree leaves, so a sweep over one is a `vmap` and changing one never recompiles.
-All else is static: it decides shapes and names, and belongs to the compiled program.
+Rates (floats, or schedules of them, see `rate.py`) are pytree leaves, so a sweep over one is a `vmap` and
+changing one never recompiles. All else is static: it decides shapes and names, and belongs to the compiled
+program.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import difflib
-import numbers
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar, dataclass_transform
@@ -21,46 +21,17 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
+from jaxtrain.config import rate as rates
+from jaxtrain.config.number import as_float, as_number, is_array
+from jaxtrain.config.rate import RateSchedule
 from jaxtrain.errors import MISSING, ConfigError, Fault, Problem, nearest
 
 T = TypeVar("T")
 
 
-def is_array(value: Any) -> bool:
-    """Of JAX or NumPy, NumPy scalars among them."""
-    return isinstance(value, jax.Array | np.ndarray | np.generic)
-
-
-def as_number(value: Any) -> float | int | None:
-    """A finite number, also as people write one in YAML or on a command line; else None."""
-    if is_array(value) and np.ndim(value) == 0 and not isinstance(value, Tracer):
-        value = value.item()
-    if isinstance(value, str):
-        for kind in (int, float):
-            try:
-                value = kind(value)
-                break
-            except ValueError:
-                continue
-    if isinstance(value, bool) or not isinstance(value, numbers.Real):
-        return None
-    if isinstance(value, numbers.Integral):
-        return int(value)
-    return float(value) if np.isfinite(float(value)) else None
-
-
 def is_number(value: Any) -> bool:
     """A finite number, or text that reads as one."""
     return as_number(value) is not None
-
-
-def as_float(value: Any) -> float | None:
-    """`as_number` as a float; None for an int that no float reaches."""
-    number = as_number(value)
-    try:
-        return None if number is None else float(number)
-    except OverflowError:  # an int beyond 1.8e308
-        return None
 
 
 def from_mapping(cls: type[T], value: Any) -> T:
@@ -109,6 +80,7 @@ class Field:
     help: str = ""
     leaf: bool = False  # has pytree leaves in it
     config: type[Any] | None = None  # of a nested one
+    anneal: str | None = None  # of a rate: the flag by which the algorithm moves a number
 
 
 def _bounds(low: float | None, high: float | None, above: float | None = None) -> str:
@@ -145,9 +117,15 @@ def rate(
     low: float | None = None,
     high: float | None = None,
     above: float | None = None,
+    anneal: str | None = None,
     help: str = "",
 ) -> Any:
-    """A float that is data: a pytree leaf, which may be an array (a sweep) or a tracer."""
+    """A float that is data: a pytree leaf, which may be an array (a sweep), a tracer, or a schedule of such.
+
+    Args:
+      low, high, above: what it may be; a schedule's numbers too.
+      anneal: the flag of the same config by which the algorithm moves a number; for a schedule it is off.
+    """
     rule = " ".join(["needs a number", _bounds(low, high, above)]).strip()
 
     def inside(x: Any) -> Any:
@@ -156,7 +134,7 @@ def rate(
         sound &= True if above is None else x > above
         return sound & (True if high is None else x <= high)
 
-    def read(value: Any) -> Any:
+    def number(value: Any) -> Any:
         if isinstance(value, Tracer):
             return value
         if is_array(value) and np.ndim(value) > 0:
@@ -164,15 +142,24 @@ def rate(
             if not real or not np.all(inside(np.asarray(value, float))):
                 raise Fault(rule)
             return value if jnp.issubdtype(value.dtype, jnp.floating) else value.astype(float)
-        number = as_float(value)
-        if number is None:
+        plain = as_float(value)
+        if plain is None:
             raise Fault(rule)
-        if not inside(number):
-            near = _clip(number, low, high)
-            raise Fault(rule + (f"; the nearest is {near}" if near != number else ""))
-        return number
+        if not inside(plain):
+            near = _clip(plain, low, high)
+            raise Fault(rule + (f"; the nearest is {near}" if near != plain else ""))
+        return plain
 
-    return _make(default, Field(read, "FLOAT", help, leaf=True), default is None)
+    def read(value: Any) -> Any:
+        return rates.read(value, number) if rates.is_schedule(value) else number(value)
+
+    field = Field(read, "FLOAT|SCHEDULE", help, leaf=True, anneal=anneal)
+    return _make(default, field, default is None)
+
+
+def scheduled(value: Any) -> bool:
+    """Whether a rate is a schedule."""
+    return isinstance(value, RateSchedule)
 
 
 def integer(

@@ -14,7 +14,9 @@ from typing import Any
 
 import yaml
 
-from jaxtrain.config.field import is_array, is_config
+from jaxtrain.config.field import is_config
+from jaxtrain.config.number import is_array
+from jaxtrain.config.rate import RateSchedule
 from jaxtrain.config.registry import load_object
 from jaxtrain.errors import MISSING, ConfigError, Fault, Problem
 
@@ -98,6 +100,8 @@ def plain(value: Any) -> Any:
     """A config as plain YAML values; an object given from Python becomes its name, or else its `repr`."""
     if is_config(value):
         return {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    if isinstance(value, RateSchedule):
+        value = value.as_mapping()
     if isinstance(value, Mapping):
         return {k: plain(v) for k, v in value.items()}
     if isinstance(value, list | tuple):

@@ -10,6 +10,7 @@ from functools import cached_property, partial
 from typing import Any
 
 from jaxtrain import envs
+from jaxtrain.config import rate
 from jaxtrain.config.events import EventConfig
 from jaxtrain.config.registry import load_object
 from jaxtrain.config.schema import Config
@@ -20,7 +21,7 @@ from jaxtrain.loop.fit import fit, spec_of
 from jaxtrain.loop.hyper import Layout, Rates
 from jaxtrain.loop.rollout import Collector
 from jaxtrain.schedule import every, finish
-from jaxtrain.types import Algorithm, Env, Key, PyTree, Report
+from jaxtrain.types import Algorithm, Clock, Env, Key, Metrics, PyTree, Report
 
 
 class Parts:
@@ -73,7 +74,7 @@ class Parts:
         return self._layout.rates()
 
     def config_at(self, rates: Rates) -> Config:
-        """The config with the rates of one seed."""
+        """The config with the rates of one seed, and schedules where it has them."""
         return self._layout.config(rates)[0]
 
     def params_at(self, rates: Rates) -> dict[str, Mapping[str, Any]]:
@@ -82,17 +83,21 @@ class Parts:
         named = {item.name: item.params for item in config.events if isinstance(item, EventConfig)}
         return {**{event.name: event.params for event in built_in(config)}, **named, **given}
 
-    def algorithm(self, rates: Rates) -> Algorithm[Any]:
+    def algorithm(self, rates: Rates, clock: Clock) -> Algorithm[Any]:
         """The algorithm with the rates of one seed: built anew, once for each trace.
 
-        Raises:
-          TypeError: `make` gave something else, naming the algorithm.
+        Args:
+          clock: at which schedules are numbers; of its `update`, `policy` and `sample` too.
         """
-        made: Any = self.config_at(rates).algorithm.make(self.spec)
-        if not isinstance(made, Algorithm):
-            who = f"algorithm {self.config.algorithm.name!r}"
-            raise TypeError(f"{who}: make gave {type(made).__name__}, needs a jaxtrain.types.Algorithm")
-        return made
+        return self._at_clock(rates, clock)[0].make(self.spec)
+
+    def scheduled(self, rates: Rates, clock: Clock) -> Metrics:
+        """The number that each schedule of the algorithm is at that clock."""
+        return {f"rates/{name}": value for name, value in self._at_clock(rates, clock)[1].items()}
+
+    def _at_clock(self, rates: Rates, clock: Clock) -> tuple[Any, dict[str, Any]]:
+        algorithm = self.config_at(rates).algorithm
+        return rate.at_clock(algorithm, clock, self.env_steps_per_update, self.spec.num_updates)
 
     def collector(self, rates: Rates, carry: PyTree = ()) -> Collector:
         """How experience is collected, with the rates of one seed.
@@ -134,7 +139,7 @@ def built_in(config: Config) -> tuple[Event, ...]:
 def _metrics(trainer: Any, state: Any, key: Key) -> tuple[Any, Report]:
     """The metrics of the last update; what other events left there is in their own records."""
     del trainer, key
-    return state, {k: v for k, v in state.metrics.items() if k.startswith(("rollout/", "train/"))}
+    return state, {k: v for k, v in state.metrics.items() if k.startswith(("rollout/", "train/", "rates/"))}
 
 
 def part_of(item: Any) -> Part:

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxtrain import envs
+from jaxtrain.config import rate
 from jaxtrain.config.events import TAKES, EventConfig, misfits
 from jaxtrain.config.field import Params, as_number, from_mapping
 from jaxtrain.config.schema import Config, EnvConfig, EvaluationConfig
@@ -36,7 +37,12 @@ def fit(config: Config, given: Sequence[Part]) -> Config:
         raise ConfigError(found)
     config, settings = dataclasses.replace(config, env=place), config.evaluation
     env = envs.make(config.env.id)
-    found += ConfigError(_check(config, spec_of(config, env))).under("algorithm")
+    spec = spec_of(config, env)
+    if not found:
+        for path, schedule in rate.schedules(config.algorithm).items():
+            faults = schedule.check(config.env_steps_per_update, spec.num_updates)
+            found += ConfigError(faults).under(f"algorithm.{path}")
+    found += ConfigError(_check(config, spec)).under("algorithm")
     if settings.env is not None:
         there, faults = _fitted(settings.env, "evaluation.env")
         if there is not None and not faults:
@@ -56,14 +62,18 @@ def fit(config: Config, given: Sequence[Part]) -> Config:
 
 
 def _faults_of_rates(algorithm: Any) -> Iterator[Problem]:
+    scheduled = rate.schedules(algorithm)
     for path, value in jax.tree.leaves_with_path(algorithm):
         if jnp.ndim(value):
-            name = jax.tree_util.keystr(path, simple=True, separator=".")
-            rule = (
-                f"has shape {list(jnp.shape(value))}: needs one number; for a run with each of several, "
-                f"jax.vmap(lambda x: train(dataclasses.replace(config, algorithm=dataclasses.replace("
-                f"config.algorithm, {name}=x)), key))(values)"
-            )
+            name = jax.tree_util.keystr(path, simple=True, separator=".").rstrip(".")
+            rule = f"has shape {list(jnp.shape(value))}: needs one number; for a run with each of several, "
+            if name in scheduled or name.rpartition(".")[0].removesuffix(".values") in scheduled:
+                rule += "jax.vmap over a function that makes the schedule of each and calls train"
+            else:
+                rule += (
+                    f"jax.vmap(lambda x: train(dataclasses.replace(config, algorithm=dataclasses.replace("
+                    f"config.algorithm, {name}=x)), key))(values)"
+                )
             yield Problem(name, value, rule)
 
 

@@ -55,7 +55,7 @@ class Rates(Mapping[str, jax.Array]):
                 raise KeyError(f"{name!r} is no rate of this run{nearest(name, self._values)}")
         cast = {name: jnp.asarray(value, self._values[name].dtype) for name, value in new.items()}
         made = same_tree("Rates.replace", self._values, {**self._values, **cast})
-        return Rates({name: made[name] for name in self._values})  # a tree of a dict is in alphabetical order
+        return Rates({name: made[name] for name in self._values})  # JAX sorts a dict
 
     def tree_flatten_with_keys(self) -> tuple[list[tuple[Any, Any]], tuple[str, ...]]:
         return [(jax.tree_util.DictKey(k), v) for k, v in self._values.items()], tuple(self._values)
@@ -90,6 +90,7 @@ def _name(config: Config, path: Sequence[Any]) -> str:
     """`algorithm.learning_rate`, `events.NAME.PARAM`: as people would say it, whatever the containers are."""
     where, *rest = path
     words = [jax.tree_util.keystr((key,), simple=True) for key in rest]
+    words = [word for word in words if word]  # the scale of a schedule has the name of the whole
     if where.idx == 1:
         return ".".join(["events", *words])
     for place, events in ((["events"], config.events), (["evaluation", "events"], config.evaluation.events)):
@@ -101,7 +102,7 @@ def _name(config: Config, path: Sequence[Any]) -> str:
 
 
 def scale_rate(state: Any, name: str, factor: Any) -> Any:
-    """The state with one rate multiplied by `factor`; of a schedule, all of it.
+    """The state with one rate multiplied by `factor`: a number, or all of a schedule from here on.
 
     Args:
       state: a `TrainState`, of one seed or of many.

@@ -86,8 +86,8 @@ class Trainer:
         return self._parts.rates()
 
     def algorithm(self, state: TrainState) -> Algorithm[Any]:
-        """The algorithm's functions with the rates of one seed."""
-        return self._parts.algorithm(state.hyper)
+        """The algorithm's functions with the rates of one seed, scheduled ones as they are at its clock."""
+        return self._parts.algorithm(state.hyper, state.clock)
 
     def collector(self, state: TrainState) -> Collector:
         """What steps the environments, with the rates of one seed."""

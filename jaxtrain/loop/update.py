@@ -59,13 +59,13 @@ def check_made(parts: Parts, made: Any) -> None:
 
 def init(parts: Parts, rates: Rates, key: Key, trainer: Any) -> TrainState:
     """A fresh state, before any event. Of its metrics only the names that the rollout gives are there."""
-    algorithm = parts.algorithm(rates)
+    zero = jnp.zeros((), jnp.int32)
+    algorithm = parts.algorithm(rates, zero)
     check_made(parts, algorithm)
     collector = parts.collector(rates, algorithm.carry)
     config = parts.config_at(rates)
     params = envs.batch(envs.params(parts.env, config.env.params), config.env.num_envs)
     runner, env_params = collector.start(stream(key, "environment"), params)
-    zero = jnp.zeros((), jnp.int32)
     remembered = {e.name: e.init(trainer) for e in parts.events if e.init is not None}
     once = {fired(e): jnp.zeros((), bool) for e in parts.events if e.schedule.once}
     return TrainState(
@@ -103,7 +103,7 @@ def update(parts: Parts, state: TrainState) -> Updated:
       The new state with this update's metrics, and what of it was not finite. Only the agent and what was
       collected make an update one that failed; of a failed one, it says which metrics were not finite either.
     """
-    algorithm = parts.algorithm(state.hyper)
+    algorithm = parts.algorithm(state.hyper, state.clock)
     collector = parts.collector(state.hyper, algorithm.carry)
     runner = collector.begin(state.runner, state.env_params, state.episodes)
     experience = Experience(collector, collector.restart, state.status == RUNNING)
@@ -115,6 +115,7 @@ def update(parts: Parts, state: TrainState) -> Updated:
         **runner.episodes.metrics(),
         **runner.statistics,
         **{f"train/{name}": _known(value) for name, value in learned.items()},
+        **parts.scheduled(state.hyper, state.clock),
     }
     if parts.config.on_nan == "ignore":
         return _updated(state, agent, runner, metrics, {})
@@ -257,7 +258,7 @@ def fired(event: Event) -> str:
 def evaluation(parts: Parts, settings: EvaluationConfig | None, state: TrainState, key: Key) -> Report:
     """Complete episodes with the policy of one seed; `settings` instead of the run's own."""
     config = parts.config_at(state.hyper)
-    algorithm = parts.algorithm(state.hyper)
+    algorithm = parts.algorithm(state.hyper, state.clock)
     settings = config.evaluation if settings is None else settings
     place = settings.env or config.env
     env, hooks = envs.make(place.id), [bound(p, p.params) for p in map(part_of, settings.events)]

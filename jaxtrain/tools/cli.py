@@ -42,6 +42,12 @@ A field of the config is set by its name with dashes, after the file:
 
 With FILE, or --algorithm.name NAME, --help lists the fields of that algorithm, one of your own as well.
 
+A FLOAT|SCHEDULE is a number, or moves with the env steps done; `over` unset is the whole run:
+
+  {schedule: linear, from: 1e-3, to: 0, over: 1e6}
+  {schedule: cosine, from: 1e-3, to: 0, over: 1e6, warmup: 1e4}
+  {schedule: piecewise, values: [1e-3, 1e-4], at: [5e5]}
+
 exit codes: 0 done, 2 a request that cannot be met (nothing was run or changed), 1 a failure (a seed whose
 metrics are not finite, a log or a checkpoint that could not be written, a damaged checkpoint that `verify`
 finds), 130 and 143 stopped by SIGINT and SIGTERM: saved, unless the second one came
