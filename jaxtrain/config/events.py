@@ -173,7 +173,7 @@ class EventConfig:
 
     def _rules_of_params(self, function: Callable[..., Any]) -> list[Problem]:
         """What `function` says of its parameters: by its signature, and by its `traits`."""
-        found = misfits(function, TAKES[self.on], self.params)
+        found = misfits(function, takes(function, self.on), self.params)
         traits = getattr(function, "traits", None)
         if not found and traits is not None:
             found += ConfigError(traits.check(**self.params)).under("params")
@@ -195,6 +195,12 @@ class EventConfig:
         parts += [startup()] if self.startup else []
         parts += [finish()] if self.finish else []
         return Schedule.union(parts)
+
+
+def takes(function: Callable[..., Any], on: str) -> tuple[str, ...]:
+    """What the loop calls a function of an event with, besides its parameters."""
+    remembers = getattr(getattr(function, "traits", None), "init", None) is not None
+    return (*TAKES[on], "name") if remembers else TAKES[on]
 
 
 def misfits(function: Callable[..., Any], takes: tuple[str, ...], given: Mapping[str, Any]) -> list[Problem]:

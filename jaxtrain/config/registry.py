@@ -35,6 +35,7 @@ EVENTS = {
     "early_stop": "jaxtrain.events.early_stop:early_stop",
     "evaluation": "jaxtrain.events.evaluation:evaluation",
     "randomize": "jaxtrain.events.randomize:randomize",
+    "reduce_rate": "jaxtrain.events.reduce_rate:reduce_rate",
 }
 # Those that also act inside the environments, by where.
 HOOKS = {("randomize", "reset"): "jaxtrain.events.randomize:randomize_at_reset"}

@@ -116,12 +116,15 @@ class Traits(NamedTuple):
         changes, and which parameter of its own names each.
       keep_latest: the last report's scalars stay in `state.metrics` as `NAME/…`, for triggers to read.
       same_key: it draws the same at every firing, `stream(state.key, "NAME_OF_FUNCTION/NAME")`.
+      init: `init(trainer) -> memory`, what it remembers of one seed between firings. It is told under which
+        name, as it is `run(trainer, state, key, name, **params)`: in `state.events[name]`.
     """
 
     check: Callable[..., list[Problem]] = lambda **params: []
     moves: Callable[..., Mapping[str, str]] = lambda **params: {}
     keep_latest: bool = False
     same_key: bool = False
+    init: Callable[[Any], PyTree] | None = None
 
 
 def traits(**given: Any) -> Callable[[F], F]:
@@ -156,7 +159,7 @@ class Event:
       scope: "seed", or "population" for a `run` that sees all seeds at once, leaves [S, ...]; its
         report has a leading S axis, or none for a number about all of them.
       init: `init(trainer) -> memory`, what it remembers of one seed between firings, found in
-        `state.events[name]`.
+        `state.events[name]`; unset, as the function says of itself.
       keep_latest: the last report's scalars stay in `state.metrics` as `NAME/…`, for triggers to read; unset,
         as the function says of itself.
     """
@@ -187,6 +190,8 @@ class Event:
         object.__setattr__(self, "params", _read_params(f"event {self.name!r}", self.params))
         if self.keep_latest is None:
             object.__setattr__(self, "keep_latest", self.traits.keep_latest)
+        if self.init is None:
+            object.__setattr__(self, "init", self.traits.init)
 
     @property
     def traits(self) -> Traits:

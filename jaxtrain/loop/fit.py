@@ -15,7 +15,7 @@ import jax.numpy as jnp
 
 from jaxtrain import envs
 from jaxtrain.config import rate
-from jaxtrain.config.events import TAKES, EventConfig, misfits
+from jaxtrain.config.events import EventConfig, misfits, takes
 from jaxtrain.config.field import Params, as_number, from_mapping
 from jaxtrain.config.schema import Config, EnvConfig, EvaluationConfig
 from jaxtrain.errors import MISSING, ConfigError, Problem, nearest
@@ -162,8 +162,8 @@ def _dotted(params: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
 
 def _faults_of_given(config: Config, event: Part, env: Env) -> list[Problem]:
     """What is wrong with an event from Python; one that a config names has been looked at."""
-    takes = "update" if isinstance(event, Event) else "reset" if isinstance(event, OnReset) else "step"
-    found = misfits(event.run, TAKES[takes], event.params)
+    on = "update" if isinstance(event, Event) else "reset" if isinstance(event, OnReset) else "step"
+    found = misfits(event.run, takes(event.run, on), event.params)
     found = found or ConfigError(traits_of(event.run).check(**event.params)).under("params")
     return found or _faults_of_event(config, event.run, event.params, env)
 

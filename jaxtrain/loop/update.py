@@ -211,8 +211,9 @@ def run_event(parts: Parts, event: Event, params: Any, state: TrainState, traine
         key = event_key(event, state.key)
     else:
         key = jax.random.fold_in(stream(root, f"event/{event.name}"), state.clock)
+    named = () if event.traits.init is None else (event.name,)
     try:
-        new, report = own_report(event, event.run(trainer, state, key, **params))
+        new, report = own_report(event, event.run(trainer, state, key, *named, **params))
     except ConfigError as error:
         raise ConfigError(error.under(f"event {event.name!r}")) from None
     if not isinstance(new, TrainState):
