@@ -216,7 +216,7 @@ class Hyperparameters(Protocol):
         ...
 
     def check(self, spec: EnvSpec) -> list[Problem]:
-        """What does not fit the environment, before anything is traced."""
+        """What does not fit the environment, before anything is traced: a rate may still be a schedule."""
         ...
 
 
