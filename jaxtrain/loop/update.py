@@ -26,7 +26,7 @@ from jaxtrain.loop.rollout import Collector, Episodes, RolloutState
 from jaxtrain.loop.state import RUNNING, TrainState
 from jaxtrain.random import stream
 from jaxtrain.tree import Known, in_place, inexact, not_finite, same_tree, watched
-from jaxtrain.types import Experience, Key, Metrics, PyTree, Report
+from jaxtrain.types import Algorithm, Experience, Key, Metrics, PyTree, Report
 
 # How the loop calls what `make` gives.
 CALLED = {
