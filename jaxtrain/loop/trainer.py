@@ -190,18 +190,29 @@ class Trainer:
         """Call a function of one seed, for one seed or for each of many."""
         return (jax.vmap(function, in_axes=axes, out_axes=out_axes) if seeded else function)(*args)
 
-    def _update(self, state: TrainState) -> tuple[TrainState, Faults]:
-        """`update`, and what of which seeds was not finite."""
+    def _update(self, state: TrainState) -> tuple[TrainState, jax.Array]:
+        """`update`, and which of `_watched` of which seeds was not finite: bool[names, (S)].
+
+        One array of flags: on a GPU each output of a condition costs by itself.
+        """
         axes: Any = update.Updated(AXES, 0, 0)  # type: ignore[arg-type]
         old, one = update.learning(state), self._update_one
         new, bad, _ = self._each(one, old, seeded=state.key.ndim == 1, axes=(AXES,), out_axes=axes)
         new = new.replace(metrics={**state.metrics, **new.metrics}, events=state.events)
         running, clock = state.status == RUNNING, state.clock + 1
         if self.config.on_nan == "ignore":
-            return where(running, new, state).replace(clock=clock), {}
-        bad = {name: found & running for name, found in bad.items()}
-        fault = jnp.stack(list(bad.values())).any(axis=0)
-        return self._keep_finite(state, new, running, fault, clock).replace(clock=clock), bad
+            return where(running, new, state).replace(clock=clock), jnp.zeros((0, *running.shape), bool)
+        flags = jnp.stack(list(bad.values())) & running
+        return self._keep_finite(state, new, running, flags.any(axis=0), clock).replace(clock=clock), flags
+
+    def _watched(self, state: TrainState) -> tuple[str, ...]:
+        """What an update is looked at for, in the order of its flags."""
+
+        def flags(state: TrainState) -> Faults:
+            one = jax.tree.map(lambda x: x[0] if x.ndim else x, state) if state.key.ndim else state
+            return self._update_one(update.learning(one)).bad
+
+        return tuple(jax.eval_shape(flags, state))
 
     def _keep_finite(
         self, old: TrainState, new: TrainState, changed: jax.Array, fault: jax.Array, clock: jax.Array
@@ -343,10 +354,17 @@ class Trainer:
         return jnp.array([table[cursors[i]] for i, table in enumerate(marks)], jnp.int32)
 
     def _after_update(
-        self, emit: Emit | None, state: TrainState, history: Any, cursors: Any, due: jax.Array, bad: Faults
+        self,
+        names: tuple[str, ...],
+        emit: Emit | None,
+        state: TrainState,
+        history: History | None,
+        cursors: jax.Array,
+        due: jax.Array,
+        bad: jax.Array,
     ) -> tuple[TrainState, History | None]:
         """What follows an update: what was not finite is told, what is due is fired."""
-        tell(emit, state.clock, bad)
+        tell(emit, state.clock, dict(zip(names, bad, strict=True)))
         # When the last seed has stopped, its last reports and those of the end are all that is left.
         any_running = (state.status == RUNNING) | (state.stopped_at == state.clock)
         due = due & (jnp.any(any_running) | (state.clock == self.num_updates))
@@ -355,17 +373,14 @@ class Trainer:
             state, history = lax.cond(due[i], fire, lambda s, h: (s, h), state, history)
         return state, history
 
-    def _no_faults(self, state: TrainState) -> Faults:
-        shapes = jax.eval_shape(self._update, state)[1]
-        return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
-
     def scan(
         self, state: TrainState, history: History | None, num_updates: int, emit: Emit | None
     ) -> tuple[TrainState, History | None]:
         """`num_updates` updates and what is due at them. No condition in it is batched."""
         marks, cursors = self._marks(state)
-        none, keep = self._no_faults(state), nonbatchable if emit is not None else lambda x: x
-        after = partial(self._after_update, emit)
+        names, keep = self._watched(state), nonbatchable if emit is not None else lambda x: x
+        none = jnp.zeros((len(names), *state.status.shape), bool)
+        after = partial(self._after_update, names, emit)
 
         def body(carry: tuple[Any, ...], _: None) -> tuple[tuple[Any, ...], None]:
             state, history, cursors = carry
@@ -379,7 +394,7 @@ class Trainer:
             due = self._ahead(marks, cursors) == state.clock
             # One condition guards all that is rare: on a GPU each is a halt.
             state, history = lax.cond(
-                keep(due.any() | any_of(bad)),
+                keep(due.any() | bad.any()),
                 after,
                 lambda s, h, *_: (s, h),
                 state,
@@ -401,7 +416,8 @@ class Trainer:
         A loop from mark to mark. It may end early, once every seed has stopped.
         """
         marks, cursors = self._marks(state)
-        end, none = state.clock + num_updates, self._no_faults(state)
+        end, names = state.clock + num_updates, self._watched(state)
+        none = jnp.zeros((len(names), *state.status.shape), bool)
 
         def goes_on(state: TrainState, until: jax.Array) -> jax.Array:
             # All may have stopped, and yet the end has reports: `Programs.advance` jumps to just before it.
@@ -414,21 +430,17 @@ class Trainer:
             until = jnp.min(ahead, initial=end, where=ahead >= 0)
             # The loop's own condition is the only one of an update.
             state, bad = lax.while_loop(
-                lambda c: goes_on(c[0], until) & ~any_of(c[1]), lambda c: self._update(c[0]), (state, none)
+                lambda c: goes_on(c[0], until) & ~c[1].any(), lambda c: self._update(c[0]), (state, none)
             )
             due = ahead == state.clock
-            return (*self._after_update(emit, state, history, cursors, due, bad), cursors + due)
+            return (*self._after_update(names, emit, state, history, cursors, due, bad), cursors + due)
 
         carry = lax.while_loop(lambda c: goes_on(c[0], end), until_next_mark, (state, history, cursors))
         return carry[:2]
 
 
-def any_of(bad: Faults) -> jax.Array:
-    """Whether anything of any seed was not finite: bool[]."""
-    return jnp.stack([jnp.any(found) for found in bad.values()]).any() if bad else jnp.zeros((), bool)
-
-
 def tell(emit: Emit | None, clock: jax.Array, bad: Faults) -> None:
     """Send which seeds are not finite in what, if any is."""
     if emit is not None and bad:
-        lax.cond(any_of(bad), partial(emit, "non_finite"), lambda *_: None, clock, bad)
+        any_bad = jnp.stack(list(bad.values())).any()
+        lax.cond(any_bad, partial(emit, "non_finite"), lambda *_: None, clock, bad)

@@ -376,7 +376,7 @@ MUTANTS = (
     Mutant(
         "a chunk tells of a bad update at its next mark",
         TRAINER,
-        "goes_on(c[0], until) & ~any_of(c[1])",
+        "goes_on(c[0], until) & ~c[1].any()",
         "goes_on(c[0], until)",
     ),
     Mutant(
