@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults.processes import FLAGS
+from tests.xla import FAST
 
 ROOT = Path(__file__).parents[1]
 SHORT = ("--env.num-envs", "2", "--algorithm.rollout-length", "4", "--logging.sinks", "jsonlines")
@@ -42,7 +42,7 @@ def say(installed: Path, cwd: Path, *arguments: str) -> tuple[int, str, str]:
     done = subprocess.run(
         [sys.executable, "-c", program, *arguments],
         cwd=cwd,
-        env=os.environ | {"PYTHONPATH": str(installed), "XLA_FLAGS": FLAGS},
+        env=os.environ | {"PYTHONPATH": str(installed), "XLA_FLAGS": FAST},
         capture_output=True,
         text=True,
         timeout=300,

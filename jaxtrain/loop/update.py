@@ -40,7 +40,8 @@ CALLED = {
 
 def check_made(parts: Parts, made: Any) -> None:
     """Raise a TypeError for what `make` gave, if it is no `Algorithm` of functions that the loop can call."""
-    cls = type(parts.config.algorithm).__qualname__
+    algorithm = parts.config.algorithm
+    cls = f"algorithm {algorithm.name!r}: {type(algorithm).__qualname__}"
     if not isinstance(made, Algorithm):
         raise TypeError(f"{cls}.make gave {type(made).__name__}, needs a jaxtrain.types.Algorithm")
     for name, arguments in CALLED.items():

@@ -65,7 +65,7 @@ def test_what_a_class_lacks_is_said_of_an_object_from_python(cls):
 
 def test_the_fields_of_ones_own_algorithm_are_described():
     rows = describe(algorithm=algorithm_class({"name": f"{__name__}:Empty2"}))
-    assert ("algorithm.learning_rate", "FLOAT", 0.1, "how fast") in rows
+    assert ("algorithm.learning_rate", "FLOAT|SCHEDULE", 0.1, "how fast") in rows
 
 
 @field.config

@@ -18,8 +18,9 @@ import pytest
 
 from jaxtrain import Config, Event, OnReset, OnStep, every
 from jaxtrain.algorithms.dqn import DQN
-from tests.faults.processes import FLAGS, Watch, arrays, ended, left_over, rows, run, start, until
+from tests.faults.processes import Watch, arrays, ended, left_over, rows, run, start, until
 from tests.helpers import Reinforce, tiny, tiny_ppo
+from tests.xla import FAST
 
 UPDATES, PER = 40, 8
 
@@ -102,7 +103,7 @@ def interpreter(name: str, directory: Path, hash_seed: int, seeds: int) -> subpr
     call = (
         f"from tests.faults.test_other_process import main; main({name!r}, {str(directory)!r}, seeds={seeds})"
     )
-    flags = {"XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} {FLAGS}", "PYTHONHASHSEED": str(hash_seed)}
+    flags = {"XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} {FAST}", "PYTHONHASHSEED": str(hash_seed)}
     with directory.with_suffix(".log").open("ab") as log:
         return subprocess.Popen(
             [sys.executable, "-c", call],
@@ -116,7 +117,11 @@ def interpreter(name: str, directory: Path, hash_seed: int, seeds: int) -> subpr
 
 @pytest.mark.parametrize(
     ("name", "seeds", "how"),
-    [("reinforce", 2, signal.SIGTERM), ("dqn", 2, signal.SIGKILL), ("gru", 1, signal.SIGKILL)],
+    [
+        ("reinforce", 2, signal.SIGTERM),
+        ("dqn", 2, signal.SIGKILL),
+        pytest.param("gru", 1, signal.SIGKILL, marks=pytest.mark.slow),
+    ],
     ids=lambda x: x.name if isinstance(x, signal.Signals) else str(x),
 )
 def test_a_run_that_another_interpreter_takes_up_ends_in_the_bits_of_an_unbroken_one(

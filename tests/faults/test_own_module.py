@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 import jaxtrain
-from tests.faults.processes import FLAGS
+from tests.xla import FAST
 
 ROOT = Path(jaxtrain.__file__).parents[1]
 SMALL = """
@@ -33,7 +33,7 @@ def say(*arguments: object, cwd: Path) -> tuple[int, str]:
     done = subprocess.run(
         [sys.executable, "-m", "jaxtrain.tools.cli", *map(str, arguments)],
         cwd=cwd,
-        env=os.environ | {"PYTHONPATH": str(ROOT), "XLA_FLAGS": FLAGS},
+        env=os.environ | {"PYTHONPATH": str(ROOT), "XLA_FLAGS": FAST},
         capture_output=True,
         text=True,
         timeout=120,
