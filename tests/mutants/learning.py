@@ -36,6 +36,7 @@ TESTS = {
     "loop/evaluate.py": ("tests/loop/test_evaluate.py", "tests/loop/test_trainer.py"),
     "loop/build.py": ("tests/loop/test_hyper.py", "tests/events/test_stock.py"),
     "loop/update.py": (
+        "tests/loop/test_contract.py",
         "tests/loop/test_trainer.py",
         "tests/events/test_event.py",
         "tests/probes/test_probes.py",
