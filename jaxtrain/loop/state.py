@@ -18,7 +18,7 @@ from jaxtrain.types import Key, Metrics, PyTree
 # TrainState.status
 RUNNING = 0
 STOPPED = 1  # by an event
-NON_FINITE = 2  # a metric or the agent was NaN or infinite; the state is the one before that update
+NON_FINITE = 2  # the agent or what it collected was NaN or infinite; the state is that before
 ABANDONED = 3  # as another seed was not finite, with `on_nan: raise`
 
 

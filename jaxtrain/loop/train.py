@@ -80,7 +80,7 @@ def train(config: Config, key: Key, *, events: Sequence[Part] = (), sinks: Seque
 
     Raises:
       ConfigError: for what cannot be run, before anything compiles.
-      FloatingPointError: with `on_nan: raise`, for a seed whose metrics or agent are not finite; names seed,
+      FloatingPointError: with `on_nan: raise`, for a seed whose agent or rollout is not finite; names seed,
         metric and update. Not inside `jax.jit`, where `result.state.status` tells.
 
     Warns:
@@ -121,7 +121,7 @@ def run_info(trainer: Trainer, name: str = "run", **more: Any) -> RunInfo:
 
 
 class Faults:
-    """A sink that keeps the first seed whose metrics or agent were not finite."""
+    """A sink that keeps the first seed whose agent or rollout was not finite."""
 
     first: str | None = None
 

@@ -190,7 +190,7 @@ class Ending:
     checkpoint: Path | None  # the newest
     signal: int | None  # the number of the signal that stopped it
     losses: list[str]  # a sentence for each sink that failed
-    non_finite: tuple[int, ...]  # seeds that stopped as a metric of theirs was not finite
+    non_finite: tuple[int, ...]  # seeds that stopped as they were not finite
     stalls: tuple[float, ...]  # seconds that training waited for each checkpoint
 
 

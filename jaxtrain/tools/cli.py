@@ -49,8 +49,8 @@ A FLOAT|SCHEDULE is a number, or moves with the env steps done; `over` unset is 
   {schedule: piecewise, values: [1e-3, 1e-4], at: [5e5]}
 
 exit codes: 0 done, 2 a request that cannot be met (nothing was run or changed), 1 a failure (a seed whose
-metrics are not finite, a log or a checkpoint that could not be written, a damaged checkpoint that `verify`
-finds), 130 and 143 stopped by SIGINT and SIGTERM: saved, unless the second one came
+agent or rollout is not finite, a log or a checkpoint that could not be written, a damaged checkpoint that
+`verify` finds), 130 and 143 stopped by SIGINT and SIGTERM: saved, unless the second one came
 """
 RESUMED = f"""\
 What may change:

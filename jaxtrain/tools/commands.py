@@ -63,7 +63,7 @@ def _launch(config: Config, directory: Path, **given: Any) -> int:
         return 1
     for seed in ending.non_finite:
         print(
-            f"jaxtrain: seed {seed} stopped: a metric was not finite; see `non_finite` in the log. Its last "
+            f"jaxtrain: seed {seed} stopped: it was not finite; see `non_finite` in the log. Its last "
             f"finite state is in {ending.checkpoint}",
             file=sys.stderr,
         )
