@@ -39,7 +39,11 @@ TESTS = {
         "tests/faults/test_disk_full.py",
     ),
     "runs/directory.py": ("tests/faults/test_directory.py", "tests/faults/test_hostile.py"),
-    "sinks/dispatch.py": ("tests/loop/test_callback.py", "tests/faults/test_resume.py"),
+    "sinks/dispatch.py": (
+        "tests/sinks/test_dispatch.py",
+        "tests/loop/test_callback.py",
+        "tests/faults/test_resume.py",
+    ),
     "tree.py": (
         "tests/test_tree.py",
         "tests/test_tree_packing.py",
