@@ -5,6 +5,8 @@ In: nothing. Out: events that pick the seed whose episodes end more often, the s
 
 from __future__ import annotations
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 
@@ -39,16 +41,22 @@ def stop(trainer, state, key):
     return state.replace(status=status, stopped_at=jnp.where(over, state.clock, state.stopped_at)), {}
 
 
-def seeds_of(config, ends, events, updates):
-    """States of seeds with these `end`s after each of `updates`, as `Trainer.run` makes them."""
-    trainer = Trainer(config, events)
-    key = keys(len(ends))
-    rates = jax.tree.map(lambda x: jnp.broadcast_to(x, key.shape), trainer.rates())
-    state = trainer.new(key, rates.replace({"env.params.end": jnp.array(ends)}))
-    run, states, done = jax.jit(trainer.run, static_argnums=1), [], 0
-    for n in updates:
-        state, done = run(state, n - done), n
-        states.append(state)
+def seeds_of(config, events):
+    """`ends -> states` of three seeds with these `end`s before the run and after each update; one program."""
+    trainer, key = Trainer(config, events), keys(3)
+    run = jax.jit(partial(trainer.run, num_updates=1))
+
+    @jax.jit
+    def new(ends):
+        rates = jax.tree.map(lambda x: jnp.broadcast_to(x, key.shape), trainer.rates())
+        return trainer.new(key, rates.replace({"env.params.end": ends}))
+
+    def states(ends):
+        found = [new(jnp.array(ends))]
+        for _ in range(trainer.num_updates):
+            found.append(run(found[-1]))
+        return found
+
     return states
 
 

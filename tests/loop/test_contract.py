@@ -114,7 +114,7 @@ class Notes(Reinforce):
 def test_a_seed_that_has_stopped_is_told_so_in_every_update_from_then_on(how):
     config = tiny(params={"end": 0.2}, algorithm=Notes(), on_nan="freeze")
     event = Event("it", at(5 * PER), stop if how == "stop" else poison)
-    (state,) = seeds_of(config, ENDS, [event], [12])
+    state = seeds_of(config, [event])(ENDS)[12]
     seen = np.asarray(state.agent["seen"].value)
     last = 5 + (how == "nan")  # the update that fails was one of a seed that ran
     assert seen[1].tolist() == [2] * last + [1] * (12 - last)

@@ -125,34 +125,56 @@ def test_scale_rate_multiplies_one_and_nothing_else(factor):
 # ---- what an event makes of a rate
 
 
-@pytest.mark.parametrize("name", ["learning_rate", "gamma"])
-@pytest.mark.parametrize("seeds", [0, 3])
-def test_the_next_update_is_that_of_a_run_with_the_new_rate(name, seeds):
-    key, path = keys(seeds) if seeds else jax.random.key(0), f"algorithm.{name}"
-    before, after = tiny(algorithm=Logged()), tiny(algorithm=Logged(**{name: 0.625}))
-    moved = Trainer(before, [Event("move", at(3 * PER), setting(path, jnp.full(key.shape[1:], 0.625)))])
-    plain, other = Trainer(before), Trainer(after)
-    third = jax.jit(moved.run, static_argnums=1)(moved.init(key), 3)
+def move(trainer, state, key, **rates):
+    """Set rates of the algorithm to the event's own parameters."""
+    rates = {f"algorithm.{name}": x for name, x in rates.items()}
+    return state.replace(hyper=state.hyper.replace(rates)), {}
+
+
+MOVED = {"learning_rate": 0.1, "gamma": 0.9}  # as they are
+
+
+@pytest.fixture(scope="module", params=[0, 3], ids=["a key", "3 seeds"])
+def moving(request):
+    """Compiled: new states, a run of three updates with the event at its end, an update."""
+    key = keys(request.param) if request.param else jax.random.key(0)
+    trainer = Trainer(tiny(algorithm=Logged(**MOVED)), [Event("move", at(3 * PER), move, MOVED)])
+
+    @jax.jit
+    def third(**moved):
+        rates = trainer.rates().replace({f"events.move.{name}": x for name, x in moved.items()})
+        rates = jax.tree.map(lambda x: jnp.broadcast_to(x, key.shape), rates)
+        return trainer.run(trainer.new(key, rates), 3)
+
+    return third, jax.jit(trainer.update)
+
+
+@pytest.mark.parametrize("name", MOVED)
+def test_the_next_update_is_that_of_a_run_with_the_new_rate(name, moving):
+    run, update = moving
+    third, same = run(**MOVED | {name: 0.625}), run(**MOVED)
     assert (third.metrics[f"train/{name}"] != 0.625).all()  # of the update before the event
-    fourth = jax.jit(moved.update)(third)
+    fourth = update(third)
     assert (fourth.metrics[f"train/{name}"] == 0.625).all()
-    same = jax.jit(plain.run, static_argnums=1)(plain.init(key), 3)
-    rates = jax.tree.map(lambda x: jnp.broadcast_to(x, key.shape), other.rates())
-    expected = jax.jit(other.update)(same.replace(hyper=rates))
-    assert differing(fourth.replace(events={}), expected.replace(events={})) == []
-    assert differing(fourth.agent, jax.jit(plain.update)(same).agent) != []
+    rates = same.hyper.replace({f"algorithm.{name}": jnp.full(same.status.shape, 0.625)})
+    expected = update(same.replace(hyper=rates))
+    assert differing(fourth.replace(hyper=()), expected.replace(hyper=())) == []
+    assert differing(fourth.agent, update(same).agent) != []
+
+
+def scale(trainer, state, key, *, by):
+    return scale_rate(state, "algorithm.learning_rate", by), {}
 
 
 def test_the_learning_rate_of_ppo_is_seen_in_the_next_updates_metric():
-    algorithm = tiny_ppo(learning_rate=0.25)
-    halve = Event("halve", at(2 * PER), lambda t, s, k: (scale_rate(s, "algorithm.learning_rate", 0.5), {}))
     look = Event("look", every(PER), lambda t, s, k: (s, {"rate": s.metrics["train/learning_rate"]}))
-    one, two = (
-        np.asarray(
-            train(tiny(4, algorithm=algorithm), jax.random.key(0), events=events).history["look"]["rate"]
-        )
-        for events in ([look], [halve, look])
-    )
+
+    def rates(by):
+        event = {"name": "scale", "run": f"{__name__}:scale", "at": [2 * PER], "params": {"by": by}}
+        config = tiny(4, algorithm=tiny_ppo(learning_rate=0.25), events=[event])
+        return train(config, jax.random.key(0), events=[look]).history["look"]["rate"]
+
+    one, two = np.asarray(jax.vmap(rates)(jnp.array([1.0, 0.5])))
     np.testing.assert_array_equal(two[:2], one[:2])
     np.testing.assert_allclose(two[2:], one[2:] / 2, rtol=1e-6)
     assert (one > 0).all()
