@@ -25,10 +25,14 @@ from jaxtrain.loop.state import TrainState
 from jaxtrain.loop.train import begin, emitter
 from jaxtrain.loop.trainer import History, Trainer
 from jaxtrain.runs import snapshot
+from jaxtrain.runs.transfer import Transfer
 from jaxtrain.tree import Packing
 from jaxtrain.types import Key
 
 SMALL = 65_536  # up to so many entries arrays are copied together: each copy to the host is a halt
+PIECE = (
+    2**24
+)  # bytes in which arrays that are not copied on the device leave it; two pieces are there at a time
 
 
 class Programs:
@@ -63,11 +67,16 @@ class Programs:
         lowered = jax.jit(advance, donate_argnums=(0, 1)).lower(*shapes, self._run, one)
         self._advance = lowered.compile()
         named = jax.eval_shape(snapshot.to_arrays, *shapes)
-        self._names, self._packing = list(named), Packing(list(named.values()), SMALL)
+        self._names = list(named)
+        # Arrays as large as a replay are not copied on the device, which may have no room for them twice.
+        self._big = snapshot.in_place(*shapes)
+        self._rest = [name for name in named if name not in set(self._big)]
+        self._transfer = Transfer([named[name] for name in self._big], PIECE)
+        self._packing = Packing([named[name] for name in self._rest], SMALL)
 
         def copy(state: TrainState, history: History) -> list[jax.Array]:
             found = snapshot.to_arrays(state, history)
-            return self._packing.pack([found[name] for name in self._names])
+            return self._packing.pack([found[name] for name in self._rest])
 
         self._copy = jax.jit(copy).lower(*shapes).compile()
 
@@ -88,13 +97,22 @@ class Programs:
         return state, history
 
     def copy(self, state: TrainState, history: History) -> Callable[[], dict[str, np.ndarray]]:
-        """Begin to copy on the device, into memory that `advance` leaves alone.
+        """Begin to copy, into memory that `advance` leaves alone.
+
+        What is `tree.InPlace` is on the host when this returns. Of the rest there is a copy on the device.
 
         Returns:
           A function that waits for the copies and brings them to the host by name, from any thread.
         """
         packed = self._copy(state, history)
-        return lambda: dict(zip(self._names, self._packing.unpack(packed), strict=True))
+        found = snapshot.to_arrays(state, history) if self._big else {}
+        big = dict(zip(self._big, self._transfer.to_host([found[name] for name in self._big]), strict=True))
+
+        def bring() -> dict[str, np.ndarray]:
+            rest = dict(zip(self._rest, self._packing.unpack(packed), strict=True))
+            return {name: big[name] if name in big else rest[name] for name in self._names}
+
+        return bring
 
 
 # Where XLA keeps which kernels were the fastest, inside of JAX's cache directory; JAX's name for it.
