@@ -24,8 +24,7 @@ from jaxtrain.loop.hyper import Rates
 from jaxtrain.loop.state import TrainState
 from jaxtrain.loop.train import begin, emitter
 from jaxtrain.loop.trainer import History, Trainer
-from jaxtrain.runs import snapshot
-from jaxtrain.runs.transfer import Transfer
+from jaxtrain.runs import snapshot, transfer
 from jaxtrain.tree import Packing
 from jaxtrain.types import Key
 
@@ -71,7 +70,7 @@ class Programs:
         # Arrays as large as a replay are not copied on the device, which may have no room for them twice.
         self._big = snapshot.in_place(*shapes)
         self._rest = [name for name in named if name not in set(self._big)]
-        self._transfer = Transfer([named[name] for name in self._big], PIECE)
+        self._transfer = transfer.Transfer([named[name] for name in self._big], transfer.piece_bytes())
         self._packing = Packing([named[name] for name in self._rest], SMALL)
 
         def copy(state: TrainState, history: History) -> list[jax.Array]:

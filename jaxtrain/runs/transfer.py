@@ -31,13 +31,13 @@ class Transfer:
 
     Args:
       like: anything with a shape and a dtype.
-      most: bytes of a piece; an array that is no larger goes in one, without a program.
+      most: bytes of a piece; an array that is no larger goes in one, without a program. None: as all do.
     """
 
-    def __init__(self, like: Sequence[Any], most: int) -> None:
+    def __init__(self, like: Sequence[Any], most: int | None) -> None:
         self._cuts: dict[Any, _Cut] = {}
         for x in like:
-            if _bytes(x.shape, x.dtype) > most and _kind(x) not in self._cuts:
+            if most is not None and _bytes(x.shape, x.dtype) > most and _kind(x) not in self._cuts:
                 self._cuts[_kind(x)] = _cut(x, most)
 
     def to_host(self, arrays: Sequence[jax.Array]) -> list[np.ndarray]:
@@ -66,6 +66,11 @@ class Transfer:
                 begin = min(begin, size - cut.length)  # pieces are alike: the last goes over some rows again
                 piece = cut.piece(x, np.array([*before, begin], np.int32))
                 yield whole[before][begin : begin + cut.length], piece
+
+
+def piece_bytes() -> int | None:
+    """Of a piece, two of which are on the device at a time; None: arrays need not be cut."""
+    return None if jax.default_backend() == "cpu" else 2**24  # a CPU's arrays are in the host's memory
 
 
 def _store(target: np.ndarray, piece: jax.Array) -> None:

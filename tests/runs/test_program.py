@@ -15,7 +15,7 @@ import pytest
 
 from jaxtrain.config import field
 from jaxtrain.loop.trainer import Trainer
-from jaxtrain.runs import checkpoint, manager, program, snapshot
+from jaxtrain.runs import checkpoint, manager, snapshot, transfer
 from jaxtrain.runs.launch import launch
 from jaxtrain.runs.program import Programs
 from jaxtrain.runs.transfer import Transfer
@@ -64,9 +64,9 @@ def config(room=50, **given):
 
 
 @cache
-def programs(seeds, room=50):
+def programs(seeds, room=50, piece=PIECE):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(program, "PIECE", PIECE)
+        patch.setattr(transfer, "piece_bytes", lambda: piece)
         key = keys(seeds) if seeds else jax.random.key(0)
         return Programs(config(room), (), key, 0, fresh=True)
 
@@ -81,9 +81,9 @@ def pointers(state):
     return [x.unsafe_buffer_pointer() for x in rows]
 
 
-@pytest.mark.parametrize("seeds", [0, 3])
-def test_a_copy_is_of_its_moment_though_training_goes_on(seeds):
-    compiled = programs(seeds)
+@pytest.mark.parametrize(("seeds", "piece"), [(0, None), (0, PIECE), (3, PIECE)])
+def test_a_copy_is_of_its_moment_though_training_goes_on(seeds, piece):
+    compiled = programs(seeds, piece=piece)
     state, history = compiled.advance(*compiled.start(), 3)
     bring, then = compiled.copy(state, history), held(state, history)
     state, history = compiled.advance(state, history, 5)
@@ -94,10 +94,10 @@ def test_a_copy_is_of_its_moment_though_training_goes_on(seeds):
     assert {f"state.agent['rows'].value[{name!r}]" for name in ("obs", "flag", "key")} <= changed
 
 
-@pytest.mark.parametrize("seeds", [0, 3])
-def test_training_goes_on_in_the_memory_of_what_was_copied_and_nothing_compiles(seeds, caplog):
+@pytest.mark.parametrize(("seeds", "piece"), [(0, None), (0, PIECE), (3, PIECE)])
+def test_training_goes_on_in_the_memory_of_what_was_copied_and_nothing_compiles(seeds, piece, caplog):
     """Who holds a view of an array keeps its memory from being written to again."""
-    compiled = programs(seeds)
+    compiled = programs(seeds, piece=piece)
     state, history = compiled.advance(*compiled.start(), 1)
     before = pointers(state)
     with jax.log_compiles(), caplog.at_level(logging.DEBUG, "jax"):
@@ -124,7 +124,7 @@ def test_what_a_copy_takes_on_the_device_does_not_grow_with_what_is_in_place(see
 
 
 def test_checkpoints_hold_what_is_in_place_as_it_was_and_a_run_goes_on_from_them(tmp_path, monkeypatch):
-    monkeypatch.setattr(program, "PIECE", PIECE)
+    monkeypatch.setattr(transfer, "piece_bytes", lambda: PIECE)
     place = tmp_path / "run" / "checkpoints"
     launch(config(), tmp_path / "run", num_seeds=3, cache=False)
     trainer = Trainer(config())

@@ -22,7 +22,7 @@ def numbered(shape, dtype, first=0):
 @settings(max_examples=40)
 @given(
     st.lists(st.tuples(shapes, st.sampled_from(["float32", "bfloat16", "int8", "bool"])), max_size=3),
-    st.sampled_from([4, 12, 64, 1000]),
+    st.sampled_from([4, 12, 64, 1000, None]),
 )
 def test_whatever_the_shapes_and_the_pieces_every_bit_arrives(kinds, most):
     given = [numbered(shape, dtype, first=i) for i, (shape, dtype) in enumerate(kinds)]
@@ -32,11 +32,12 @@ def test_whatever_the_shapes_and_the_pieces_every_bit_arrives(kinds, most):
     ]
 
 
+@pytest.mark.parametrize("most", [64, None])
 @pytest.mark.parametrize("shape", [(3,), (64,), (65, 2), (4, 33, 2), (3, 2, 40)])
-def test_what_arrived_shares_no_memory_with_the_device(shape):
+def test_what_arrived_shares_no_memory_with_the_device(shape, most):
     """On a CPU `np.asarray` is a view, of memory that the next update writes to."""
     x = numbered(shape, jnp.float32)
-    (found,) = Transfer([x], 64).to_host([x])
+    (found,) = Transfer([x], most).to_host([x])
     assert not np.shares_memory(found, np.asarray(x))
 
 
