@@ -197,19 +197,8 @@ MUTANTS = (
         "return [np.asarray(x) for x in arrays]",
     ),
     Mutant("the last piece begins too late", TRANSFER, "begin = min(begin, size - cut.length)", "pass"),
-    Mutant(
-        "a piece is stored in another's place",
-        TRANSFER,
-        "yield whole[before][begin :",
-        "yield whole[before][0 :",
-    ),
-    Mutant("a piece has no bound", TRANSFER, "<= most)", "<= 9 * most)"),
-    Mutant(
-        "the host holds two replays",
-        LAUNCH,
-        "self._checkpoints.wait()  # else the host",
-        "pass  # else the host",
-    ),
+    Mutant("all pieces are of the first seed", TRANSFER, "[*before, begin]", "[*[0] * len(before), begin]"),
+    Mutant("the host holds two replays", LAUNCH, "self._checkpoints.wait()  # else", "pass  # else"),
     Mutant("what a run went on from stays on the host", LAUNCH, "run_plan.arrays.clear()", "pass"),
     Mutant("words of two arrays change places", TREE, "begin = end", "begin = begin"),
 )
