@@ -154,10 +154,8 @@ def test_checkpoints_hold_what_is_in_place_as_it_was_and_a_run_goes_on_from_them
     assert loaded and arrays(tmp_path / "run") == whole
 
 
-def test_stalls_have_the_time_of_the_transfer_and_of_the_save_before_which_is_over_when_it_begins(
-    tmp_path, monkeypatch
-):
-    """So that a host never holds two of them."""
+def test_stalls_have_the_time_of_the_transfer_which_begins_when_no_save_is_under_way(tmp_path, monkeypatch):
+    """So that the host never holds two of them."""
     saving, save, to_host = [], checkpoint.save, Transfer.to_host
 
     def slow_save(*given):
@@ -178,4 +176,3 @@ def test_stalls_have_the_time_of_the_transfer_and_of_the_save_before_which_is_ov
     ending = launch(config(), tmp_path / "run", num_seeds=3, cache=False)
     assert len(ending.stalls) == 4
     assert min(ending.stalls) >= 0.1
-    assert min(ending.stalls[2:]) >= 0.3  # training takes no time here; the first is saved before it begins
