@@ -29,9 +29,6 @@ from jaxtrain.tree import Packing
 from jaxtrain.types import Key
 
 SMALL = 65_536  # up to so many entries arrays are copied together: each copy to the host is a halt
-PIECE = (
-    2**24
-)  # bytes in which arrays that are not copied on the device leave it; two pieces are there at a time
 
 
 class Programs:
