@@ -167,7 +167,9 @@ class TrainLoop:
             return {**facts, "written": rundir.now(), "metrics": metrics, "best": best}
 
         needed = getattr(self._log, "path", None)
-        self._checkpoints.submit(manager.PendingSave(env_steps, copies, lengths, complete, needed))
+        in_place = self._compiled.in_place
+        save = manager.PendingSave(env_steps, copies, lengths, complete, needed, in_place)
+        self._checkpoints.submit(save)
         self._committed, self._saved = clock, time.monotonic()
         self.stalls.append(time.perf_counter() - begun)
 

@@ -66,7 +66,8 @@ class Programs:
         self._names = list(named)
         # Arrays as large as a replay are not copied on the device, which may have no room for them twice.
         self._big = snapshot.in_place(*shapes)
-        self._rest = [name for name in named if name not in set(self._big)]
+        self.in_place = frozenset(self._big)
+        self._rest = [name for name in named if name not in self.in_place]
         self._transfer = transfer.Transfer([named[name] for name in self._big], transfer.piece_bytes())
         self._packing = Packing([named[name] for name in self._rest], SMALL)
 
