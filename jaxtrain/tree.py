@@ -73,6 +73,12 @@ def in_place(tree: PyTree) -> list[Any]:
     return jax.tree.leaves([x for x in leaves if _in_place(x)])
 
 
+def is_in_place(tree: PyTree) -> list[bool]:
+    """For each leaf whether it is in an `InPlace`."""
+    leaves = jax.tree.leaves(tree, is_leaf=_in_place)
+    return [_in_place(x) for x in leaves for _ in jax.tree.leaves(x)]
+
+
 def watched(tree: PyTree) -> list[Any]:
     """The leaves, without those of an `InPlace`."""
     return [x for x in jax.tree.leaves(tree, is_leaf=_in_place) if not _in_place(x)]

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 import jaxtrain
+from jaxtrain.rl.returns import gae
 from tests.helpers import differing, keys
 
 pytestmark = [
@@ -63,6 +64,21 @@ def test_one_update_agrees_with_the_cpu():
                 agents.append(jax.device_get(jax.jit(trainer.update)(state).agent.params))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4), *agents)
     assert all(jnp.isfinite(x).all() for x in jax.tree.leaves(agents[1]))
+
+
+def test_no_sum_over_the_rewards_joins_the_kernel_of_the_advantages():
+    # Joined, it takes a minute to compile.
+    def both(reward, value, ends):
+        found = gae(reward, value, value, ends, ends, gamma=0.99, gae_lambda=0.95, method="associative")
+        return found, jnp.isfinite(reward).all(), reward.mean()
+
+    like = jax.ShapeDtypeStruct((128, 64), jnp.float32)
+    text = jax.jit(both).lower(like, like, jax.ShapeDtypeStruct((128, 64), bool)).as_text()
+    assert "stablehlo.pad" in text and "stablehlo.reduce" in text
+    kernels = jax.jit(both).lower(like, like, jax.ShapeDtypeStruct((128, 64), bool)).compile().as_text()
+    kernels = kernels.split("\n\n")
+    assert any(" pad(" in kernel for kernel in kernels)
+    assert not any(" pad(" in kernel and " reduce(" in kernel for kernel in kernels)
 
 
 @pytest.mark.parametrize("num_seeds", [1, 3])

@@ -15,6 +15,7 @@ from jaxtrain.tree import (
     Known,
     any_over_seeds,
     in_place,
+    is_in_place,
     nonbatchable,
     not_finite,
     same_tree,
@@ -103,6 +104,12 @@ def test_the_leaves_are_those_in_place_and_those_watched_each_once_and_in_order(
     tree = {"one": InPlace((a, {"b": b})), "two": [c, {"ring": InPlace(d)}], "zero": (), "none": None}
     assert [float(x[0]) for x in in_place(tree)] == [0, 1, 3]
     assert [float(x[0]) for x in watched(tree)] == [2]
+    assert dict(zip([float(x[0]) for x in jax.tree.leaves(tree)], is_in_place(tree), strict=True)) == {
+        0: True,
+        1: True,
+        2: False,
+        3: True,
+    }
     assert in_place((a, b)) == [] and watched(InPlace(a)) == []
     assert in_place(InPlace(InPlace(a)))[0] is a
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxtrain import envs
 from jaxtrain.config import rate
@@ -61,6 +62,9 @@ def fit(config: Config, given: Sequence[Part]) -> Config:
     return config
 
 
+EACH = "; for a run with each of several, jax.vmap over a function that makes the config of each and trains"
+
+
 def _faults_of_rates(algorithm: Any) -> Iterator[Problem]:
     scheduled = rate.schedules(algorithm)
     for path, value in jax.tree.leaves_with_path(algorithm):
@@ -82,7 +86,7 @@ def _faults_of_arrays(params: Params) -> Iterator[Problem]:
         if jnp.ndim(value):
             name = jax.tree_util.keystr(path, simple=True, separator=".")
             rule = f"has shape {list(jnp.shape(value))}: needs one number, or a list of them"
-            yield Problem(name, value, f"{rule}; for a run with each of several, jax.vmap(train)")
+            yield Problem(name, value, rule + EACH)
 
 
 def spec_of(config: Config, env: Env) -> EnvSpec:
@@ -123,6 +127,8 @@ def _fitted(place: EnvConfig, path: str) -> tuple[EnvConfig | None, list[Problem
             envs.params(env, {name: value})
         except ValueError as error:
             rule = _rule(error, f"env.params.{name} = {value!r}: ")
+            if np.ndim(value):
+                rule += EACH
             found.append(Problem(f"{path}.params.{name}", value, rule))
         else:
             params[name] = _cast(value, dtypes[name])

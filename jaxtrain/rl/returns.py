@@ -62,8 +62,11 @@ def linear_recurrence(
     ) -> tuple[jax.Array, jax.Array]:
         return first[0] * then[0], then[1] + then[0] * first[1]
 
+    # A kernel of its own: on a GPU, XLA joins to this tree a sum over what it reads, such as whether all
+    # rewards are finite; that takes a minute to compile, and ten times as long to run.
+    decay, x = lax.optimization_barrier((decay, x))
     product, y = lax.associative_scan(compose, (decay, x), reverse=reverse)
-    return y + product * initial
+    return lax.optimization_barrier(y + product * initial)
 
 
 def gae(

@@ -146,6 +146,7 @@ class TrainLoop:
 
     def _commit(self, clock: int, state: TrainState, history: History, reason: str) -> None:
         begun = time.perf_counter()
+        self._checkpoints.wait()  # else the host would hold two copies of what is `InPlace`
         copies = self._compiled.copy(state, history)
         lengths = self._outlet.mark()
         env_steps = clock * self._trainer.env_steps_per_update
@@ -166,7 +167,9 @@ class TrainLoop:
             return {**facts, "written": rundir.now(), "metrics": metrics, "best": best}
 
         needed = getattr(self._log, "path", None)
-        self._checkpoints.submit(manager.PendingSave(env_steps, copies, lengths, complete, needed))
+        in_place = self._compiled.in_place
+        save = manager.PendingSave(env_steps, copies, lengths, complete, needed, in_place)
+        self._checkpoints.submit(save)
         self._committed, self._saved = clock, time.monotonic()
         self.stalls.append(time.perf_counter() - begun)
 
@@ -191,7 +194,9 @@ class Ending:
     signal: int | None  # the number of the signal that stopped it
     losses: list[str]  # a sentence for each sink that failed
     non_finite: tuple[int, ...]  # seeds that stopped as they were not finite
-    stalls: tuple[float, ...]  # seconds that training waited for each checkpoint
+    # Seconds that training waited for each checkpoint: until the one before was on disk, and until what is
+    # `tree.InPlace`, a replay, was on the host. The rest is copied on the device and leaves it meanwhile.
+    stalls: tuple[float, ...]
 
 
 def launch(
@@ -263,6 +268,7 @@ def _run(
     # Nothing of the directory has been touched so far; a checkpoint that does not fit leaves it so.
     check_metric(metric, shapes(trainer, run_plan.seeds)[0].metrics)
     begin = restored(run_plan, trainer, events) if run_plan.arrays else None
+    run_plan.arrays.clear()  # they are on the device: for as long as it trains the host would hold them too
     before = _settle(run, run_plan)
     start = _this_start(resumed_at)
     about = {**run_plan.about, "starts": [*run_plan.about["starts"], start]}

@@ -36,6 +36,7 @@ class PendingSave:
     lengths: Callable[[], Mapping[Path, int]]  # see `Dispatcher.mark`
     facts: Callable[[Mapping[str, np.ndarray]], Mapping[str, Any]]  # for the manifest, from the arrays
     needed: Path | None  # the log without which there must be no checkpoint: rows would be missing for ever
+    in_place: frozenset[str] = frozenset()  # names of what is `tree.InPlace`, which may hold what was dropped
 
 
 def found(directory: Path) -> dict[int, Path]:
@@ -191,7 +192,7 @@ class CheckpointManager:
             return  # its sink has failed: the run ends at the next boundary, with that error
         on_host = draft.arrays()
         target = place(self.directory, draft.env_steps)
-        manifest = {**draft.facts(on_host), "finite": _finite(on_host), "logs": logs}
+        manifest = {**draft.facts(on_host), "finite": _finite(on_host, draft.in_place), "logs": logs}
         checkpoint.save(target, on_host, manifest)
         try:
             checkpoint.verify(target)  # none older goes before this one is known to be good
@@ -207,9 +208,9 @@ class CheckpointManager:
         self.written.append(time.perf_counter() - begun)
 
 
-def _finite(arrays: Mapping[str, np.ndarray]) -> bool:
+def _finite(arrays: Mapping[str, np.ndarray], in_place: frozenset[str]) -> bool:
     """Whether the agents hold neither NaN nor infinity; elsewhere in a state NaN means "not known yet"."""
-    agents = [x for name, x in arrays.items() if name.startswith("state.agent")]
+    agents = [x for name, x in arrays.items() if name.startswith("state.agent") and name not in in_place]
     return all(bool(np.isfinite(x).all()) for x in agents if x.dtype.kind in "fc" or "float" in x.dtype.name)
 
 

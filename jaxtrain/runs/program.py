@@ -24,7 +24,7 @@ from jaxtrain.loop.hyper import Rates
 from jaxtrain.loop.state import TrainState
 from jaxtrain.loop.train import begin, emitter
 from jaxtrain.loop.trainer import History, Trainer
-from jaxtrain.runs import snapshot
+from jaxtrain.runs import snapshot, transfer
 from jaxtrain.tree import Packing
 from jaxtrain.types import Key
 
@@ -63,11 +63,17 @@ class Programs:
         lowered = jax.jit(advance, donate_argnums=(0, 1)).lower(*shapes, self._run, one)
         self._advance = lowered.compile()
         named = jax.eval_shape(snapshot.to_arrays, *shapes)
-        self._names, self._packing = list(named), Packing(list(named.values()), SMALL)
+        self._names = list(named)
+        # Arrays as large as a replay are not copied on the device, which may have no room for them twice.
+        self._big = snapshot.in_place(*shapes)
+        self.in_place = frozenset(self._big)
+        self._rest = [name for name in named if name not in self.in_place]
+        self._transfer = transfer.Transfer([named[name] for name in self._big], transfer.piece_bytes())
+        self._packing = Packing([named[name] for name in self._rest], SMALL)
 
         def copy(state: TrainState, history: History) -> list[jax.Array]:
             found = snapshot.to_arrays(state, history)
-            return self._packing.pack([found[name] for name in self._names])
+            return self._packing.pack([found[name] for name in self._rest])
 
         self._copy = jax.jit(copy).lower(*shapes).compile()
 
@@ -88,13 +94,22 @@ class Programs:
         return state, history
 
     def copy(self, state: TrainState, history: History) -> Callable[[], dict[str, np.ndarray]]:
-        """Begin to copy on the device, into memory that `advance` leaves alone.
+        """Begin to copy, into memory that `advance` leaves alone.
+
+        What is `tree.InPlace` is on the host when this returns. Of the rest there is a copy on the device.
 
         Returns:
           A function that waits for the copies and brings them to the host by name, from any thread.
         """
         packed = self._copy(state, history)
-        return lambda: dict(zip(self._names, self._packing.unpack(packed), strict=True))
+        found = snapshot.to_arrays(state, history) if self._big else {}
+        big = dict(zip(self._big, self._transfer.to_host([found[name] for name in self._big]), strict=True))
+
+        def bring() -> dict[str, np.ndarray]:
+            rest = dict(zip(self._rest, self._packing.unpack(packed), strict=True))
+            return {name: big[name] if name in big else rest[name] for name in self._names}
+
+        return bring
 
 
 # Where XLA keeps which kernels were the fastest, inside of JAX's cache directory; JAX's name for it.

@@ -14,6 +14,7 @@ import numpy as np
 
 from jaxtrain.loop.state import TrainState
 from jaxtrain.loop.trainer import History
+from jaxtrain.tree import is_in_place
 from jaxtrain.types import PyTree
 
 Timetable = Mapping[str, Sequence[int]]
@@ -35,6 +36,12 @@ def to_arrays(state: TrainState, history: History) -> dict[str, jax.Array]:
         name: jax.random.key_data(x) if _is_key(x) else x
         for name, x in (*names(state, "state"), *names(history, "history"))
     }
+
+
+def in_place(state: TrainState, history: History) -> list[str]:
+    """The names of what is in a `tree.InPlace`."""
+    given = (*names(state, "state"), *names(history, "history"))
+    return [name for (name, _), big in zip(given, is_in_place((state, history)), strict=True) if big]
 
 
 def from_arrays(

@@ -239,7 +239,11 @@ BAD = [
     # the environment
     ("env.params.psh=3", "env.params.psh = 3: unknown; nearest: 'push'; fields: scale, end, push"),
     ("env.params.push=abc", "env.params.push = 'abc': needs a number"),
-    ("env.params.push=[1, 2]", "env.params.push = (1, 2): needs one number, has shape (2,)"),
+    (
+        "env.params.push=[1, 2]",
+        "env.params.push = (1, 2): needs one number, has shape (2,); for a run with each of several, "
+        "jax.vmap over a function that makes the config of each and trains",
+    ),
     ("env.params.push=.nan", "env.params.push = nan: is no number"),
     ("env.params.push=1e39", "env.params.push = 1e+39: needs to be finite in float32"),
     ("events.0.params.scale.low=.nan", "events.0.params.scale.low = nan: is no number"),

@@ -35,9 +35,12 @@ TESTS = {
     "runs/launch.py": (
         "tests/runs/test_manager.py",
         "tests/runs/test_launch.py",
+        "tests/runs/test_program.py",
         "tests/faults/test_signals.py",
         "tests/faults/test_disk_full.py",
     ),
+    "runs/program.py": ("tests/runs/test_program.py", "tests/runs/test_launch.py"),
+    "runs/transfer.py": ("tests/runs/test_transfer.py", "tests/runs/test_program.py"),
     "runs/directory.py": ("tests/faults/test_directory.py", "tests/faults/test_hostile.py"),
     "sinks/dispatch.py": (
         "tests/sinks/test_dispatch.py",
@@ -53,7 +56,7 @@ TESTS = {
     "runs/signals.py": ("tests/faults/test_signals.py",),
 }
 
-MANAGER, CHECKPOINT, RESUME, SNAPSHOT, LAUNCH, DIRECTORY, DISPATCH, TREE, SIGNALS = TESTS
+MANAGER, CHECKPOINT, RESUME, SNAPSHOT, LAUNCH, PROGRAM, TRANSFER, DIRECTORY, DISPATCH, TREE, SIGNALS = TESTS
 
 MUTANTS = (
     # ---- which checkpoints stay, and which is gone on from
@@ -178,5 +181,28 @@ MUTANTS = (
         "self._earlier = elapsed_seconds",
         "self._earlier = 0.0",
     ),
+    # ---- from the device to the host
+    Mutant(
+        "a replay is copied on the device",
+        PROGRAM,
+        "self._big = snapshot.in_place(*shapes)",
+        "self._big = []",
+    ),
+    Mutant(
+        "a replay leaves the device when training has gone on",
+        PROGRAM,
+        "self._transfer.to_host([found[name] for name in self._big])",
+        "[found[name] for name in self._big]",
+    ),
+    Mutant(
+        "what is on the host is a view of the device's memory",
+        TRANSFER,
+        "return found",
+        "return [np.asarray(x) for x in arrays]",
+    ),
+    Mutant("the last piece begins too late", TRANSFER, "begin = min(begin, size - cut.length)", "pass"),
+    Mutant("all pieces are of the first seed", TRANSFER, "[*before, begin]", "[*[0] * len(before), begin]"),
+    Mutant("the host holds two replays", LAUNCH, "self._checkpoints.wait()  # else", "pass  # else"),
+    Mutant("what a run went on from stays on the host", LAUNCH, "run_plan.arrays.clear()", "pass"),
     Mutant("words of two arrays change places", TREE, "begin = end", "begin = begin"),
 )

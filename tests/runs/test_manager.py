@@ -171,10 +171,12 @@ def committer(tmp_path):
     committer.close()
 
 
-def draft(env_steps, lengths, needed=None):
+def draft(env_steps, lengths, needed=None, ring=0.0, in_place=("state.agent['ring'].value",)):
     facts = {"env_steps": env_steps, "best": None}
-    arrays = {"state.agent['w']": np.arange(4.0)}
-    return manager.PendingSave(env_steps, lambda: arrays, lambda: lengths, lambda arrays: facts, needed)
+    arrays = {"state.agent['w']": np.arange(4.0), "state.agent['ring'].value": np.full(4, ring)}
+    return manager.PendingSave(
+        env_steps, lambda: arrays, lambda: lengths, lambda arrays: facts, needed, frozenset(in_place)
+    )
 
 
 def test_a_manifest_has_the_length_of_every_log_those_of_earlier_starts_too(tmp_path, committer):
@@ -184,6 +186,15 @@ def test_a_manifest_has_the_length_of_every_log_those_of_earlier_starts_too(tmp_
     committer.wait()
     (said,) = manager.manifests(committer.directory).values()
     assert said["logs"] == {"metrics.jsonl": 3, "tensorboard/old": 7}
+
+
+def test_a_replay_that_holds_what_was_dropped_makes_no_checkpoint_one_that_is_not_finite(committer):
+    found = []
+    for env_steps, in_place in ((8, ("state.agent['ring'].value",)), (16, ())):
+        committer.submit(draft(env_steps, {}, ring=np.nan, in_place=in_place))
+        committer.wait()
+        found.append(manager.manifests(committer.directory)[env_steps]["finite"])
+    assert found == [True, False]
 
 
 def test_without_the_length_of_its_log_nothing_is_saved(tmp_path, committer):
