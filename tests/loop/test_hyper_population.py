@@ -66,9 +66,9 @@ def exploit(trainer, state, key):
 def test_the_worst_of_eight_seeds_takes_the_agent_of_the_best_and_a_rate_near_its():
     config = tiny(6, algorithm=Logged())
     trainer = Trainer(config, [Event("exploit", at(3 * PER), exploit, scope="population")])
-    plain, run = Trainer(config), partial(jax.jit, static_argnums=1)
-    state, untouched = (run(t.run)(t.init(keys(8)), 3) for t in (trainer, plain))
-    before, after = run(plain.run)(plain.init(keys(8)), 3), state
+    plain = Trainer(config)
+    go, go_plain = (jax.jit(partial(t.run, num_updates=3)) for t in (trainer, plain))
+    before, after = go_plain(plain.init(keys(8))), go(trainer.init(keys(8)))
     score = np.asarray(before.episodes.returns.sum(1) / np.maximum(before.episodes.finished, 1))
     changed = [i for i in range(8) if differing(seed(i, before.agent), seed(i, after.agent))]
     (worst,) = changed
@@ -79,7 +79,7 @@ def test_the_worst_of_eight_seeds_takes_the_agent_of_the_best_and_a_rate_near_it
     rate = np.asarray(after.hyper["algorithm.learning_rate"])
     assert rate[worst] in (np.float32(0.1) * np.float32(0.8), np.float32(0.1) * np.float32(1.25))
     assert (np.delete(rate, worst) == np.float32(0.1)).all()
-    on, off = (run(t.run)(s, 3) for t, s in ((trainer, after), (plain, untouched)))
+    on, off = go(after), go_plain(before)
     for i in range(8):
         same = differing(seed(i, on.replace(events={})), seed(i, off.replace(events={}))) == []
         assert same == (i != worst)

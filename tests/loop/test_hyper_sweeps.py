@@ -28,16 +28,39 @@ KINDS = {
 }
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_a_sweep_is_the_single_runs_whatever_kind_of_rate_it_is_over(kind):
-    def one(value):
-        return train(every_kind(**{kind: value}), jax.random.key(0), events=LOOK).history
+def once(**rates):
+    return train(every_kind(**rates), jax.random.key(0), events=LOOK).history
 
-    together = jax.vmap(one)(jnp.array(KINDS[kind]))
-    apart = [one(value) for value in KINDS[kind]]
+
+def same(together, i, alone):
+    for (path, x), (_, y) in zip(arrays(together), arrays(alone), strict=True):
+        np.testing.assert_allclose(x[i], y, atol=1e-5, rtol=1e-5, err_msg=f"{i}{path}")
+
+
+@pytest.mark.parametrize("kind", ["learning_rate", "low"])
+def test_a_sweep_over_one_rate_is_the_single_runs(kind):
+    together = jax.vmap(lambda value: once(**{kind: value}))(jnp.array(KINDS[kind]))
+    for i, value in enumerate(KINDS[kind]):
+        same(together, i, once(**{kind: value}))
+
+
+@pytest.fixture(scope="module")
+def swept():
+    """One program over rates of all kinds: in each run one of them has one of its three values."""
+    middle = {kind: values[1] for kind, values in KINDS.items()}
+    runs = [middle | {kind: value} for kind, values in KINDS.items() for value in values]
+    return runs, jax.vmap(lambda rates: once(**rates))(
+        {kind: jnp.array([run[kind] for run in runs]) for kind in KINDS}
+    )
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_sweep_is_the_single_runs_whatever_kind_of_rate_it_is_over(swept, kind):
+    runs, together = swept
+    first = 3 * list(KINDS).index(kind)
+    apart = [once(**runs[first + i]) for i in range(3)]
     for i, alone in enumerate(apart):
-        for (path, x), (_, y) in zip(arrays(together), arrays(alone), strict=True):
-            np.testing.assert_allclose(x[i], y, atol=1e-5, rtol=1e-5, err_msg=f"{i}{path}")
+        same(together, first + i, alone)
     assert differing(apart[0], apart[2]) != []  # else the rate does nothing, and this shows nothing
 
 
