@@ -63,19 +63,19 @@ def from_arrays(
     Raises:
       Mismatch: a line for every array that is of another shape or dtype, missing, or too many.
     """
-    wanted = {name: _words(x) for name, x in names(state, "state")}
+    wanted = {name: words(x) for name, x in names(state, "state")}
     given = {name: x for name, x in held.items() if name.startswith("state")}
     lines: list[str] = []
     for name in sorted(wanted.keys() | given.keys()):
-        old = _shape(given[name]) if name in given else "nothing"
-        new = _shape(wanted[name]) if name in wanted else "nothing"
+        old = described(given[name]) if name in given else "nothing"
+        new = described(wanted[name]) if name in wanted else "nothing"
         if old != new:
             lines.append(f"{name}: the checkpoint has {old}, the config makes {new}")
     if lines:
         raise Mismatch("\n".join(lines))
 
     def leaf(path: Any, x: Any) -> jax.Array:
-        return _typed(held["state" + jax.tree_util.keystr(path)], x)
+        return typed(held["state" + jax.tree_util.keystr(path)], x)
 
     def rows(path: Any, x: Any) -> jax.Array:
         name, event = "history" + jax.tree_util.keystr(path), path[0].key
@@ -108,15 +108,18 @@ def _is_key(x: Any) -> bool:
     return jnp.issubdtype(x.dtype, jax.dtypes.prng_key)
 
 
-def _words(x: Any) -> Any:
+def words(x: Any) -> Any:
+    """The shape of what is saved for a leaf: of a typed key that of its words."""
     return jax.eval_shape(jax.random.key_data, x) if _is_key(x) else x
 
 
-def _typed(x: np.ndarray, like: Any) -> jax.Array:
+def typed(x: np.ndarray, like: Any) -> jax.Array:
+    """What was saved of a leaf, as one like `like`."""
     if _is_key(like):
         return jax.random.wrap_key_data(jnp.asarray(x), impl=jax.random.key_impl(jnp.empty((), like.dtype)))
     return jnp.asarray(x)
 
 
-def _shape(x: Any) -> str:
+def described(x: Any) -> str:
+    """Its dtype and shape."""
     return f"{x.dtype}{list(x.shape)}"

@@ -31,7 +31,7 @@ from jaxtrain.tools import commands, experiments
 COMMANDS = ("train", "resume", "runs", "evaluate", "verify", "plan", "list")
 # What a command takes besides fields of the config.
 OPTIONS = {
-    "train": ("seed", "num-seeds", "out", "resume", "no-cache"),
+    "train": ("seed", "num-seeds", "out", "resume", "init-from", "take", "no-cache"),
     "resume": ("seeds", "out", "no-cache"),
     "plan": (),
 }
@@ -199,13 +199,22 @@ def _parser(algorithm: type[Any] | None) -> argparse.ArgumentParser:
 
     fields, file = "FILE [--field.name VALUE ...]", "a YAML file, or an experiment: jaxtrain list experiments"
     runs = "[--seed N] [--num-seeds S] [--out DIR] [--resume auto|never|must] [--no-cache]"
-    train = add("train", "train, with live logs, in a directory of its own", f"{fields} {runs}", epilog)
+    other = "[--init-from RUN[@best|last|ENV_STEPS] [--take params|agent]]"
+    train = add(
+        "train", "train, with live logs, in a directory of its own", f"{fields} {runs} {other}", epilog
+    )
     train.add_argument("file", metavar="FILE", help=file)
     train.add_argument("--seed", type=_whole(0), metavar="N", help="default 0")
     train.add_argument("--num-seeds", type=_whole(1), metavar="S", help="agents trained at once, default 1")
     train.add_argument("--out", metavar="DIR", help="default runs/FILE-DATE-TIME")
     how = "auto (default): go on if DIR holds this run; never, must: refuse if it does, does not"
     train.add_argument("--resume", choices=("auto", "never", "must"), default="auto", help=how)
+    which = (
+        "a new run that begins from another: from its best checkpoint, the last if none is, or the one named"
+    )
+    train.add_argument("--init-from", metavar="RUN[@best|last|ENV_STEPS]", help=which)
+    what = "of the other run: params (default), or agent: also normalizer, optimizer, targets; never a replay"
+    train.add_argument("--take", choices=("params", "agent"), help=what)
     again = add(
         "resume",
         "go on with a run exactly where it stopped, or for longer",

@@ -33,7 +33,8 @@ def train(config: Config, options: argparse.Namespace) -> int:
             some = ", ".join(others[:3]) + (" …" if len(others) > 3 else "")
             rule = f"holds no run, but {some}; give a new directory or an empty one"
             raise ConfigError([Problem(f"directory {options.out!r}", MISSING, rule)])
-    given = {"seed": options.seed, "num_seeds": options.num_seeds, "resume": options.resume}
+    names = ("seed", "num_seeds", "resume", "init_from", "take")
+    given = {name: getattr(options, name) for name in names}
     return _launch(config, directory, cache=not options.no_cache, **given)
 
 
