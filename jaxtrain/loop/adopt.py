@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import optax
 from jax.interpreters.partial_eval import dce_jaxpr
 
@@ -68,7 +69,7 @@ def adopted(algorithm: Algorithm[Any], agent: PyTree, key: Key, taken: Mapping[s
 
     Args:
       agent: that of `algorithm.init(key)`.
-      taken: path -> array, of all parameters or of none.
+      taken: path -> array, of a typed key its words; of all parameters or of none.
     """
     if takes_params(algorithm) and params(agent).keys() & taken.keys():
         theirs = _get(_with(agent, taken), PARAMS)
@@ -78,9 +79,14 @@ def adopted(algorithm: Algorithm[Any], agent: PyTree, key: Key, taken: Mapping[s
 
 
 def _with(agent: PyTree, taken: Mapping[str, jax.Array]) -> PyTree:
-    return jax.tree_util.tree_map_with_path(
-        lambda path, leaf: taken.get(jax.tree_util.keystr(path), leaf), agent
-    )
+    def pick(path: Any, leaf: Any) -> Any:
+        x = taken.get(jax.tree_util.keystr(path))
+        if x is None:
+            return leaf
+        is_key = jnp.issubdtype(jnp.result_type(leaf), jax.dtypes.prng_key)
+        return jax.random.wrap_key_data(x, impl=jax.random.key_impl(leaf)) if is_key else x
+
+    return jax.tree_util.tree_map_with_path(pick, agent)
 
 
 def _get(agent: PyTree, name: str) -> PyTree:

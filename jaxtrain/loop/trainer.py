@@ -111,7 +111,7 @@ class Trainer:
         Args:
           state: that of `new`.
           taken: arrays by the leaf's path in the agent, [S, ...] for S seeds: all parameters and what of the
-            rest is handed on, see `jaxtrain.loop.adopt`.
+            rest is handed on, see `jaxtrain.loop.adopt`. Of a typed key its words.
         """
         one = partial(update.adopt, self._parts)
         return self._each(one, state, taken, seeded=state.key.ndim == 1, axes=(AXES, 0), out_axes=AXES)

@@ -200,14 +200,15 @@ def _spaces(name: str, space: Space) -> dict[str, str]:
     return {name: f"Box of shape {list(space.shape)}" if isinstance(space, Box) else str(space)}
 
 
-def take_from(source: Source, trainer: Trainer, seeds: Seeds) -> tuple[dict[str, jax.Array], str]:
+def take_from(source: Source, trainer: Trainer, seeds: Seeds) -> tuple[dict[str, np.ndarray], str]:
     """What a new run's agents have of another's.
 
     Args:
       trainer, seeds: of the new run.
 
     Returns:
-      Arrays by the leaf's path in the agent, [S, ...] for several seeds; and a sentence for the log.
+      Arrays by the leaf's path in the agent, [S, ...] for several seeds, see `Trainer.adopt`; and a sentence
+      for the log.
 
     Raises:
       ConfigError: what does not fit, a line for each difference.
@@ -230,14 +231,10 @@ def take_from(source: Source, trainer: Trainer, seeds: Seeds) -> tuple[dict[str,
     if problems:
         raise ConfigError(problems)
 
-    def one(x: np.ndarray, like: Any) -> jax.Array:
-        if seeds.count > 1 and not many:
-            x = np.broadcast_to(x, (seeds.count, *x.shape))
-        return snapshot.typed(x, like)
+    def one(x: np.ndarray) -> np.ndarray:
+        return x if many or seeds.count == 1 else np.broadcast_to(x, (seeds.count, *x.shape))
 
-    return {path: one(source.agent[path], like) for path, like in wanted.items()}, _said(
-        source, agent, wanted
-    )
+    return {path: one(source.agent[path]) for path in wanted}, _said(source, agent, wanted)
 
 
 def _takes_params(trainer: Trainer, key: jax.Array) -> bool:

@@ -50,7 +50,7 @@ class Programs:
         run: int,
         *,
         fresh: bool = False,
-        taken: Mapping[str, jax.Array] | None = None,
+        taken: Mapping[str, np.ndarray] | None = None,
     ) -> None:
         trainer = Trainer(config, events)
         self._keys, self._run, self._num_updates = keys, jnp.int32(run), trainer.num_updates

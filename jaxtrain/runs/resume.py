@@ -285,7 +285,7 @@ class RunPlan:
     manifest: dict[str, Any]  # of that checkpoint
     own: Found | None  # that checkpoint, if it is of this very directory
     notes: list[str]  # for the user
-    taken: dict[str, jax.Array] = dataclasses.field(default_factory=dict)  # of another's agent, by leaf
+    taken: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)  # of another's agent, by leaf
 
     @property
     def resumed_at(self) -> int | None:

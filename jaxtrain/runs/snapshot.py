@@ -75,7 +75,7 @@ def from_arrays(
         raise Mismatch("\n".join(lines))
 
     def leaf(path: Any, x: Any) -> jax.Array:
-        return typed(held["state" + jax.tree_util.keystr(path)], x)
+        return _typed(held["state" + jax.tree_util.keystr(path)], x)
 
     def rows(path: Any, x: Any) -> jax.Array:
         name, event = "history" + jax.tree_util.keystr(path), path[0].key
@@ -113,8 +113,7 @@ def words(x: Any) -> Any:
     return jax.eval_shape(jax.random.key_data, x) if _is_key(x) else x
 
 
-def typed(x: np.ndarray, like: Any) -> jax.Array:
-    """What was saved of a leaf, as one like `like`."""
+def _typed(x: np.ndarray, like: Any) -> jax.Array:
     if _is_key(like):
         return jax.random.wrap_key_data(jnp.asarray(x), impl=jax.random.key_impl(jnp.empty((), like.dtype)))
     return jnp.asarray(x)

@@ -95,6 +95,13 @@ def test_what_an_algorithm_makes_of_its_parameters_is_made_of_those_that_are_tak
     assert (adopt.adopted(algorithm, init(key), key, both)["target"] == theirs).all()
 
 
+def test_a_key_in_an_agent_is_taken_as_its_words():
+    agent, theirs = {"key": jax.random.key(0)}, jax.random.key_data(jax.random.key(1))
+    algorithm = Algorithm(lambda key: agent, *3 * [lambda: None])
+    new = adopt.adopted(algorithm, agent, jax.random.key(0), {"['key']": theirs})
+    assert new["key"] == jax.random.key(1)
+
+
 def test_leaves_that_may_be_made_of_fresh_parameters_are_those_that_depend_on_the_key():
     def init(key):
         params = {"w": jax.random.normal(key, (3,))}
