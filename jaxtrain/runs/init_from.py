@@ -257,9 +257,9 @@ def _differing(manifest: Mapping[str, Any], trainer: Trainer) -> list[Problem]:
     else:
         new, old = _flat(algorithm), _flat(theirs)
         found = [
-            Problem(f"algorithm.{name}", new.get(name), f"the other run has {old.get(name)!r}")
-            for name in sorted(new.keys() | old.keys())
-            if new.get(name) != old.get(name) and name.partition(".")[0] in MEANING and name not in NO_MEANING
+            Problem(f"algorithm.{name}", new[name], f"the other run has {old[name]!r}")
+            for name in sorted(new.keys() & old.keys())  # a checkpoint of before may lack a later field
+            if new[name] != old[name] and name.partition(".")[0] in MEANING and name not in NO_MEANING
         ]
     here = described_spaces(trainer.spec)
     there: dict[str, str] = manifest.get("spaces") or here  # checkpoints of before do not say
