@@ -12,7 +12,7 @@ import platform
 import time
 import warnings
 from bisect import bisect_right
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -325,7 +325,6 @@ def _run(
     )
     checkpoints = manager.CheckpointManager(run.path, config.checkpoint, metric, before.get("logs", {}))
     last = None if resumed_at is None else manager.place(checkpoints.directory, resumed_at)
-    stalls: list[float] = []
     with ExitStack() as stack:  # what is to be done at the end, last things first
         stack.push(lambda kind, error, trace: _note_end(run, about, start, error))
         for sink in opened:
@@ -333,48 +332,76 @@ def _run(
         stack.callback(outlet.finish)
         stack.callback(checkpoints.close)
         try:
-            if begin is not None and resumed_at == config.total_env_steps:
-                _log.info("%s has done its %s env steps: nothing is left to do", run.path, f"{resumed_at:,}")
-                state, history = begin
-            else:
-                if resumed_at is not None:
-                    _log.info(
-                        "going on from %s of %s env steps", f"{resumed_at:,}", f"{config.total_env_steps:,}"
-                    )
-                _log.info("compiling")
-                keys, fresh = run_plan.seeds.keys(), begin is None
-                compiled = Programs(config, events, keys, outlet.id, fresh=fresh, taken=run_plan.taken)
-                keep_tuning(run.path)
-                clock = 0 if begin is None else int(begin[0].clock)
-                outlet.on_start(clock, num_seeds=run_plan.seeds.count)  # compilation is over
-                drive = TrainLoop(
-                    trainer, compiled, outlet, checkpoints, log, caught, _facts(run_plan, trainer)
-                )
-                state, history = drive.run(*(begin or compiled.start()), saved=resumed_at is not None)
-                last, stalls = checkpoints.last or last, drive.stalls
+            facts = _facts(run_plan, trainer)
+            state, history, stalls = _advance(
+                run,
+                run_plan,
+                events,
+                begin,
+                outlet,
+                lambda compiled: TrainLoop(trainer, compiled, outlet, checkpoints, log, caught, facts),
+            )
+            last = checkpoints.last or last
             outlet.wait()
             if faults.first is not None and config.on_nan == "raise":
                 raise FloatingPointError(f"{faults.first}; the last finite state is in {last}")
-            stopped = int(state.clock) < trainer.num_updates
-            bad = tuple(
-                run_plan.seeds.all[i] for i in np.flatnonzero(np.atleast_1d(state.status) == NON_FINITE)
-            )
-            ended = f"not finite: seeds {', '.join(map(str, bad))}" if bad else "finished"
-            start["exit"] = f"signal {caught[0]}" if stopped else ended
+            ending = _ending(run, run_plan, trainer, state, history, caught)
+            bad = ", ".join(map(str, ending.non_finite))
+            ended = f"not finite: seeds {bad}" if bad else "finished"
+            start["exit"] = ended if ending.signal is None else f"signal {ending.signal}"
         except BaseException as error:
             start["exit"] = f"{type(error).__name__}: {error}"
             raise
+    return replace(ending, checkpoint=last, losses=outlet.losses, stalls=tuple(stalls))
+
+
+def _advance(
+    run: RunDirectory,
+    run_plan: RunPlan,
+    events: Sequence[Part],
+    begin: tuple[TrainState, History] | None,
+    outlet: Dispatcher,
+    loop_of: Callable[[Programs], TrainLoop],
+) -> tuple[TrainState, History, list[float]]:
+    """Compile and train: the state and the history where that ended, and what training waited."""
+    config, resumed_at = run_plan.config, run_plan.resumed_at
+    if begin is not None and resumed_at == config.total_env_steps:
+        _log.info("%s has done its %s env steps: nothing is left to do", run.path, f"{resumed_at:,}")
+        return (*begin, [])
+    if resumed_at is not None:
+        _log.info("going on from %s of %s env steps", f"{resumed_at:,}", f"{config.total_env_steps:,}")
+    _log.info("compiling")
+    keys = run_plan.seeds.keys()
+    compiled = Programs(config, events, keys, outlet.id, fresh=begin is None, taken=run_plan.taken)
+    keep_tuning(run.path)
+    clock = 0 if begin is None else int(begin[0].clock)
+    outlet.on_start(clock, num_seeds=run_plan.seeds.count)  # compilation is over
+    loop = loop_of(compiled)
+    state, history = loop.run(*(begin or compiled.start()), saved=resumed_at is not None)
+    return state, history, loop.stalls
+
+
+def _ending(
+    run: RunDirectory,
+    run_plan: RunPlan,
+    trainer: Trainer,
+    state: TrainState,
+    history: History,
+    caught: list[int],
+) -> Ending:
+    """How it ended, by the state; what checkpoints and sinks have to say of it is not in it yet."""
     per = trainer.env_steps_per_update
     marks = {name: tuple(u * per for u in due) for name, due in trainer.timetable.items()}
+    bad = np.flatnonzero(np.atleast_1d(state.status) == NON_FINITE)
     return Ending(
         result=Result(state, seeds_first(state, history), Marks(marks)),
         directory=run.path,
-        resumed_at=resumed_at,
-        checkpoint=last,
-        signal=caught[0] if stopped else None,
-        losses=outlet.losses,
-        non_finite=bad,
-        stalls=tuple(stalls),
+        resumed_at=run_plan.resumed_at,
+        checkpoint=None,
+        signal=caught[0] if int(state.clock) < trainer.num_updates else None,
+        losses=[],
+        non_finite=tuple(run_plan.seeds.all[i] for i in bad),
+        stalls=(),
     )
 
 

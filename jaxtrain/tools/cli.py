@@ -28,6 +28,7 @@ from jaxtrain.runs import signals
 from jaxtrain.runs.resume import MAY_CHANGE
 from jaxtrain.tools import commands, experiments
 
+FILE = "a YAML file, or an experiment: jaxtrain list experiments"
 COMMANDS = ("train", "resume", "runs", "evaluate", "verify", "plan", "list")
 # What a command takes besides fields of the config.
 OPTIONS = {
@@ -197,24 +198,13 @@ def _parser(algorithm: type[Any] | None) -> argparse.ArgumentParser:
             usage=f"jaxtrain {name} {usage}",
         )
 
-    fields, file = "FILE [--field.name VALUE ...]", "a YAML file, or an experiment: jaxtrain list experiments"
+    fields = "FILE [--field.name VALUE ...]"
     runs = "[--seed N] [--num-seeds S] [--out DIR] [--resume auto|never|must] [--no-cache]"
     other = "[--init-from RUN[@best|last|ENV_STEPS] [--take params|agent]]"
     train = add(
         "train", "train, with live logs, in a directory of its own", f"{fields} {runs} {other}", epilog
     )
-    train.add_argument("file", metavar="FILE", help=file)
-    train.add_argument("--seed", type=_whole(0), metavar="N", help="default 0")
-    train.add_argument("--num-seeds", type=_whole(1), metavar="S", help="agents trained at once, default 1")
-    train.add_argument("--out", metavar="DIR", help="default runs/FILE-DATE-TIME")
-    how = "auto (default): go on if DIR holds this run; never, must: refuse if it does, does not"
-    train.add_argument("--resume", choices=("auto", "never", "must"), default="auto", help=how)
-    which = (
-        "a new run that begins from another: from its best checkpoint, the last if none is, or the one named"
-    )
-    train.add_argument("--init-from", metavar="RUN[@best|last|ENV_STEPS]", help=which)
-    what = "of the other run: params (default), or agent: also normalizer, optimizer, targets; never a replay"
-    train.add_argument("--take", choices=("params", "agent"), help=what)
+    _train_arguments(train)
     again = add(
         "resume",
         "go on with a run exactly where it stopped, or for longer",
@@ -235,6 +225,35 @@ def _parser(algorithm: type[Any] | None) -> argparse.ArgumentParser:
         "complete episodes with a saved policy",
         "DIR [--which best|last|ENV_STEPS] [--seed I] [--num-episodes N]",
     )
+    _evaluate_arguments(evaluate)
+    verify = add("verify", "check every checkpoint of a run", "DIR [--replay]")
+    verify.add_argument("directory", metavar="DIR", help="of the run")
+    verify.add_argument("--replay", action="store_true", help="run the last interval again, compare the bits")
+    plan = add("plan", "say what a run would do; run nothing", fields, epilog)
+    plan.add_argument("file", metavar="FILE", help=FILE)
+    listed = subparsers.add_parser(
+        "list", help="what there is to name in a config", description="What there is to name in a config."
+    )
+    listed.add_argument("what", choices=("envs", "algorithms", "events", "sinks", "experiments"))
+    return parser
+
+
+def _train_arguments(train: argparse.ArgumentParser) -> None:
+    train.add_argument("file", metavar="FILE", help=FILE)
+    train.add_argument("--seed", type=_whole(0), metavar="N", help="default 0")
+    train.add_argument("--num-seeds", type=_whole(1), metavar="S", help="agents trained at once, default 1")
+    train.add_argument("--out", metavar="DIR", help="default runs/FILE-DATE-TIME")
+    how = "auto (default): go on if DIR holds this run; never, must: refuse if it does, does not"
+    train.add_argument("--resume", choices=("auto", "never", "must"), default="auto", help=how)
+    which = (
+        "a new run that begins from another: from its best checkpoint, the last if none is, or the one named"
+    )
+    train.add_argument("--init-from", metavar="RUN[@best|last|ENV_STEPS]", help=which)
+    what = "of the other run: params (default), or agent: also normalizer, optimizer, targets; never a replay"
+    train.add_argument("--take", choices=("params", "agent"), help=what)
+
+
+def _evaluate_arguments(evaluate: argparse.ArgumentParser) -> None:
     evaluate.add_argument("directory", metavar="DIR", help="of the run")
     evaluate.add_argument(
         "--which", default="best", metavar="WHICH", help="best (default), last, or env steps"
@@ -243,16 +262,6 @@ def _parser(algorithm: type[Any] | None) -> argparse.ArgumentParser:
         "--seed", type=_whole(0), metavar="I", help="one of several, by its number from 0, default all"
     )
     evaluate.add_argument("--num-episodes", type=_whole(1), metavar="N", help="default: as in the run")
-    verify = add("verify", "check every checkpoint of a run", "DIR [--replay]")
-    verify.add_argument("directory", metavar="DIR", help="of the run")
-    verify.add_argument("--replay", action="store_true", help="run the last interval again, compare the bits")
-    plan = add("plan", "say what a run would do; run nothing", fields, epilog)
-    plan.add_argument("file", metavar="FILE", help=file)
-    listed = subparsers.add_parser(
-        "list", help="what there is to name in a config", description="What there is to name in a config."
-    )
-    listed.add_argument("what", choices=("envs", "algorithms", "events", "sinks", "experiments"))
-    return parser
 
 
 def _whole(low: int) -> type[int]:
