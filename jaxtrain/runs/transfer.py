@@ -18,7 +18,7 @@ import jax
 import numpy as np
 from jax import lax
 
-UNDER_WAY = 3  # pieces at a time
+UNDER_WAY = 6  # pieces at a time
 
 
 class _Cut(NamedTuple):
@@ -75,7 +75,7 @@ class Transfer:
 
 def piece_bytes() -> int | None:
     """Of a piece, a few of which are on the device at a time; None: arrays need not be cut."""
-    return None if jax.default_backend() == "cpu" else 2**23  # a CPU's arrays are in the host's memory
+    return None if jax.default_backend() == "cpu" else 2**22  # a CPU's arrays are in the host's memory
 
 
 def _store(target: np.ndarray, piece: jax.Array) -> None:
