@@ -19,14 +19,14 @@ from pathlib import Path
 from typing import Any
 
 import jaxtrain
-from jaxtrain.config import modules
+from jaxtrain.config import experiments, modules
 from jaxtrain.config import schema as configs
 from jaxtrain.config import yaml as files
 from jaxtrain.config.registry import ALGORITHMS, EVENTS, SINKS, load_object
 from jaxtrain.errors import MISSING, ConfigError, Problem, nearest
 from jaxtrain.runs import signals
 from jaxtrain.runs.resume import MAY_CHANGE
-from jaxtrain.tools import commands, experiments
+from jaxtrain.tools import commands
 
 FILE = "a YAML file, or an experiment: jaxtrain list experiments"
 COMMANDS = ("train", "resume", "runs", "evaluate", "verify", "plan", "list")
@@ -127,23 +127,12 @@ def _file_of(arguments: Sequence[str]) -> str | None:
     return None
 
 
-def _found(file: str) -> Path:
-    path = experiments.find(file)
-    if path is None:
-        rule = "there is no such file; needs one of YAML, or the name of an experiment"
-        raise ConfigError([Problem(file, MISSING, rule + nearest(file, experiments.known()))])
-    if path.is_dir():
-        rule = f"is a directory; to go on with the run in it: jaxtrain resume {file}"
-        raise ConfigError([Problem(file, MISSING, rule)])
-    return path
-
-
 def _algorithm_of(arguments: Sequence[str]) -> type[Any] | None:
     """The class whose fields `--help` is to list: that of `--algorithm.name`, or of the file."""
     if not {"-h", "--help"} & {*arguments}:
         return None
     file = _file_of(arguments)
-    raw = {} if file is None else files.read(_found(file))
+    raw = {} if file is None else files.read(experiments.file_of(file))
     for word, following in zip(arguments, [*arguments[1:], ""], strict=True):
         name, equals, value = word.removeprefix("--").partition("=")
         if name == "algorithm.name":
@@ -165,7 +154,8 @@ def _run(arguments: Sequence[str]) -> int:
             return getattr(commands, options.command)(options)
         if options.command == "resume":
             return commands.resume(_overrides(rest, OPTIONS["resume"]), options)
-        config = jaxtrain.load_config(_found(options.file), _overrides(rest, OPTIONS[options.command]))
+        overrides = _overrides(rest, OPTIONS[options.command])
+        config = jaxtrain.load_config(options.file, overrides)
         if options.command == "plan":
             from jaxtrain.runs.plan import plan
 
