@@ -26,7 +26,7 @@ from jaxtrain.config.registry import ALGORITHMS, EVENTS, SINKS, load_object
 from jaxtrain.errors import MISSING, ConfigError, Problem, nearest
 from jaxtrain.runs import signals
 from jaxtrain.runs.resume import MAY_CHANGE
-from jaxtrain.tools import commands
+from jaxtrain.tools import commands, short
 
 FILE = "a YAML file, or an experiment: jaxtrain list experiments"
 COMMANDS = ("train", "resume", "runs", "evaluate", "verify", "plan", "list")
@@ -155,7 +155,7 @@ def _run(arguments: Sequence[str]) -> int:
         if options.command == "resume":
             return commands.resume(_overrides(rest, OPTIONS["resume"]), options)
         overrides = _overrides(rest, OPTIONS[options.command])
-        config = jaxtrain.load_config(options.file, overrides)
+        config = short.config(jaxtrain.load_config(options.file, overrides))
         if options.command == "plan":
             from jaxtrain.runs.plan import plan
 
@@ -221,10 +221,9 @@ def _parser(algorithm: type[Any] | None) -> argparse.ArgumentParser:
     verify.add_argument("--replay", action="store_true", help="run the last interval again, compare the bits")
     plan = add("plan", "say what a run would do; run nothing", fields, epilog)
     plan.add_argument("file", metavar="FILE", help=FILE)
-    listed = subparsers.add_parser(
-        "list", help="what there is to name in a config", description="What there is to name in a config."
-    )
-    listed.add_argument("what", choices=("envs", "algorithms", "events", "sinks", "experiments"))
+    kinds = ("envs", "algorithms", "events", "sinks", "experiments")
+    listed = add("list", "what there is to name in a config", "|".join(kinds))
+    listed.add_argument("what", choices=kinds)
     return parser
 
 
