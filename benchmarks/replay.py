@@ -24,8 +24,8 @@ from throughput import about
 
 import jaxtrain
 from jaxtrain.loop.state import AXES
-from jaxtrain.tree import unknown
 from jaxtrain.tools import short
+from jaxtrain.tree import unknown
 
 
 def compiled(config: jaxtrain.Config, num_seeds: int, updates: int) -> tuple[Any, Any, int, int]:
@@ -73,7 +73,7 @@ def main() -> None:
     options.updates, options.rounds = short.repeats(options.updates), short.repeats(options.rounds)
     quiet = ["logging.every=0", "evaluation.every=0", *options.overrides]
     if options.warm_up:
-        config = jaxtrain.load_config(options.file, quiet)
+        config = short.config(jaxtrain.load_config(options.file, quiet))
         runs = warm_up(config, options.num_seeds, options.updates)
         times: dict[str, list[float]] = {name: [] for name in runs}
         for turn in range(options.rounds + 1):

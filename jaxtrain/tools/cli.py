@@ -190,7 +190,7 @@ def _parser(algorithm: type[Any] | None) -> argparse.ArgumentParser:
 
     fields = "FILE [--field.name VALUE ...]"
     runs = "[--seed N] [--num-seeds S] [--out DIR] [--resume auto|never|must] [--no-cache]"
-    other = "[--init-from RUN[@best|last|ENV_STEPS] [--take params|agent]]"
+    other = "[--init-from RUN] [--take params|agent]"
     train = add(
         "train", "train, with live logs, in a directory of its own", f"{fields} {runs} {other}", epilog
     )
