@@ -28,6 +28,7 @@ from throughput import about
 
 import jaxtrain
 from jaxtrain.runs import launch
+from jaxtrain.tools import short
 from jaxtrain.tree import in_place
 
 SAVED = 4  # checkpoints after the first
@@ -98,6 +99,7 @@ def main() -> None:
     parser.add_argument("--run", choices=["unsaved", "saved", "resumed"], help=argparse.SUPPRESS)
     parser.add_argument("--directory", help=argparse.SUPPRESS)
     options = parser.parse_args()
+    options.num_seeds, options.between = map(short.repeats, (options.num_seeds, options.between))
     if options.run:
         print(json.dumps(measured(options.run, options)))
         return

@@ -19,6 +19,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from jaxtrain.tools import short
+
 ROOT = Path(__file__).parents[1]
 
 
@@ -41,7 +43,7 @@ def summary(samples: list[float]) -> dict[str, float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description="What `import jaxtrain` costs beyond jax, flax and optax.")
     parser.add_argument("--rounds", type=int, default=11, help="counted rounds, at least 2 (default 11)")
-    rounds = parser.parse_args().rounds
+    rounds = short.repeats(parser.parse_args().rounds)
     if rounds < 2:
         parser.error(f"--rounds {rounds}: needs at least 2")
     pairs = [(seconds("import jax, flax, optax"), seconds("import jaxtrain")) for _ in range(rounds + 1)][1:]

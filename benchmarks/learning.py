@@ -23,6 +23,7 @@ import numpy as np
 from throughput import about
 
 import jaxtrain
+from jaxtrain.tools import short
 
 
 def iqm(scores: np.ndarray) -> np.ndarray:
@@ -44,7 +45,7 @@ def interval(scores: np.ndarray, samples: int = 20_000) -> tuple[float, float]:
 def learn(file: str, overrides: list[str], num_seeds: int) -> dict[str, Any]:
     """Train and summarize one file."""
     sys.path.append(str(Path(file).resolve().parent))  # modules that it names, as for `jaxtrain train`
-    config = jaxtrain.load_config(file, overrides)
+    config = short.config(jaxtrain.load_config(file, overrides))
     keys = jax.random.split(jax.random.key(0), num_seeds)
     begun = time.perf_counter()
     result = jax.block_until_ready(jax.vmap(jaxtrain.train, in_axes=(None, 0))(config, keys))
@@ -84,13 +85,13 @@ def main() -> None:
     options = parser.parse_args()
     results: list[dict[str, Any]] = []
     for file in options.files:
-        result = learn(file, options.set, options.num_seeds)
+        result = learn(file, options.set, short.repeats(options.num_seeds))
         results.append(result)
         for name, row in result["scores"].items():
             print(
                 f"{file}  {name}: IQM {row['iqm']:.1f} [{row['low']:.1f}, {row['high']:.1f}], "
                 f"worst {row['worst']:.1f}, "
-                f"{options.num_seeds} seeds of {result['env_steps']:,} env steps, "
+                f"{result['num_seeds']} seeds of {result['env_steps']:,} env steps, "
                 f"{result['seconds_with_compilation']:.0f} s; curve {row['curve']}",
                 flush=True,
             )

@@ -2,11 +2,12 @@
 
 In: a YAML file and overrides. Out: a line a round, then JSON with medians, versions and device.
 
+    python benchmarks/lifecycle.py experiments/cartpole_ppo.yaml --rounds 3
     python benchmarks/lifecycle.py experiments/cartpole_ppo.yaml env.num_envs=2048 \\
-        evaluation.every=0 total_env_steps=2147483648
+        evaluation.every=0 total_env_steps=2147483648  # on a GPU
     python benchmarks/lifecycle.py experiments/cartpole_ppo.yaml --checkpoints 4 env.num_envs=64 \\
         algorithm.rollout_length=32 algorithm.network.hidden_sizes=6656,6656,6656 \\
-        evaluation.every=0 logging.every=0 total_env_steps=1228800
+        evaluation.every=0 logging.every=0 total_env_steps=1228800  # on a GPU
 
 bare: `Trainer.run`, no event, nothing leaves the device. evaluated: the same with an evaluation every
 5 %. launch: that in a directory, with logs every 1 % and a checkpoint every 10 %. Its loss is
@@ -34,6 +35,7 @@ import jax
 
 import jaxtrain
 from jaxtrain.runs import launch, manager
+from jaxtrain.tools import short
 
 
 def bare(config: jaxtrain.Config) -> Callable[[int], float]:
@@ -115,7 +117,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--checkpoints", type=int, default=10)
     options = parser.parse_intermixed_args()
-    given = jaxtrain.load_config(options.file, options.overrides)
+    options.rounds = short.repeats(options.rounds)
+    given = short.config(jaxtrain.load_config(options.file, options.overrides))
     config = scheduled(given, options.checkpoints)
     per, updates = config.env_steps_per_update, config.num_updates
     evaluated = replace(config, logging=replace(config.logging, every=0))
@@ -125,7 +128,7 @@ def main() -> None:
     }
     watch, place = Watch(), Path(tempfile.mkdtemp())
     # Imports, and the first look at the disk.
-    launched(scheduled(jaxtrain.Config(env={"id": "CartPole-v1"}), 2), 0, watch, place)
+    launched(scheduled(short.config(jaxtrain.Config(env={"id": "CartPole-v1"})), 2), 0, watch, place)
     rounds: list[dict[str, Any]] = []
     for seed in range(1, options.rounds + 1):
         one: dict[str, Any] = {name: seconds(seed) for name, seconds in programs.items()}

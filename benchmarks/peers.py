@@ -28,6 +28,7 @@ import jax
 from throughput import about
 
 import jaxtrain
+from jaxtrain.tools import short
 
 
 def purejaxrl(env_id: str, num_envs: int, updates: int) -> Any:
@@ -83,6 +84,7 @@ def main() -> None:
     parser.add_argument("--updates", type=int, default=128)
     parser.add_argument("--rounds", type=int, default=7)
     options = parser.parse_args()
+    options.updates, options.rounds = short.repeats(options.updates), short.repeats(options.rounds)
     sizes = (options.env, options.num_envs, options.updates)
     jobs = {"purejaxrl": purejaxrl(*sizes), "jaxtrain": ours(*sizes)}
     times: dict[str, list[float]] = {name: [] for name in jobs}

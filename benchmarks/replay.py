@@ -24,6 +24,7 @@ from throughput import about
 
 import jaxtrain
 from jaxtrain.loop.state import AXES
+from jaxtrain.tools import short
 from jaxtrain.tree import unknown
 
 
@@ -69,9 +70,10 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--warm-up", action="store_true", help="time updates that do not learn yet")
     options = parser.parse_intermixed_args()
+    options.updates, options.rounds = short.repeats(options.updates), short.repeats(options.rounds)
     quiet = ["logging.every=0", "evaluation.every=0", *options.overrides]
     if options.warm_up:
-        config = jaxtrain.load_config(options.file, quiet)
+        config = short.config(jaxtrain.load_config(options.file, quiet))
         runs = warm_up(config, options.num_seeds, options.updates)
         times: dict[str, list[float]] = {name: [] for name in runs}
         for turn in range(options.rounds + 1):
@@ -87,7 +89,9 @@ def main() -> None:
     jobs: dict[int, Any] = {}
     rows: dict[int, dict[str, Any]] = {}
     for size in options.sizes:
-        config = jaxtrain.load_config(options.file, [*quiet, f"algorithm.buffer_size={size}"])
+        config = short.config(jaxtrain.load_config(options.file, quiet))
+        algorithm = dataclasses.replace(config.algorithm, buffer_size=size)
+        config = dataclasses.replace(config, algorithm=algorithm)
         run, state, temporaries, ring = compiled(config, options.num_seeds, options.updates)
         jobs[size] = [run, jax.block_until_ready(run(state))]
         rows[size] = {"temporary_bytes": temporaries, "ring_bytes": ring, "times": []}

@@ -3,7 +3,8 @@
 In: a YAML file and overrides. Out: a table, and JSON with versions and device. Every program is compiled
 first (its time apart), then all are timed in turn, round after round; medians, and (max - min) / median.
 
-    python benchmarks/throughput.py experiments/cartpole_ppo.yaml --rounds 7 env.num_envs=2048
+    python benchmarks/throughput.py experiments/cartpole_ppo.yaml --rounds 7
+    python benchmarks/throughput.py experiments/cartpole_ppo.yaml --rounds 7 env.num_envs=2048  # on a GPU
 
 whole: `train` with logging and evaluation as the config says, into a sink in memory. run: the same updates
 with no events. update: learning from a rollout given beforehand. rollout: acting and stepping. stepping:
@@ -30,6 +31,7 @@ import jax.numpy as jnp
 
 import jaxtrain
 from jaxtrain.loop.rollout import RolloutState
+from jaxtrain.tools import short
 from jaxtrain.types import ActOutput, Experience
 
 Job = tuple[Callable[[int], Any], int]  # (run from that seed, env steps it takes)
@@ -136,8 +138,9 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--updates", type=int, default=10, help="of each part alone")
     parser.add_argument("--json", help="write the result to this file as well")
-    options = parser.parse_args()
-    config = jaxtrain.load_config(options.file, options.overrides)
+    options = parser.parse_intermixed_args()
+    options.updates, options.rounds = short.repeats(options.updates), short.repeats(options.rounds)
+    config = short.config(jaxtrain.load_config(options.file, options.overrides))
     result = {
         **about(),
         "config": jaxtrain.to_dict(config),

@@ -25,7 +25,8 @@ class InPlace:
 
     A choice between an old and a new one would read and write all of it, in every update. So `where` passes
     the new one on, and `not_finite` does not look at it: whoever writes a block sees to it that a stopped
-    seed writes nowhere, and knows by other means which blocks count.
+    seed writes nowhere, and knows by other means which blocks count. What says so lies beside it, in a node
+    of its own: a run that begins from the agent of another makes the whole node anew.
     """
 
     value: PyTree

@@ -186,7 +186,9 @@ class Algorithm(NamedTuple, Generic[Agent]):
     copy of a target) is a `lax.cond` on the clock, which stays one under `vmap`.
     """
 
-    init: Callable[[Key], Agent]
+    # `(key) -> agent`; with a second argument, `params=None`, also for a run that begins from parameters of
+    # another: what is made of them, such as a target or an optimizer's state, is then made of those.
+    init: Callable[..., Agent]
     policy: Callable[[Agent, Clock], Policy]  # greedy
     sample: Callable[[Agent, Clock], Policy]  # the one that explores
     # `(agent, runner, experience, clock, key) -> (agent, runner, metrics)`. A metric that means nothing yet

@@ -262,8 +262,9 @@ class DQN:
         """The functions that the loop calls, for hyperparameters in which `check` finds nothing."""
         q, optimizer, plan = self._network(spec), self._optimizer(), self._plan(spec)
 
-        def init(key: Key) -> Agent:
-            params, obs = q.init(key, spec.observation), spec.observation
+        def init(key: Key, params: PyTree = None) -> Agent:
+            obs = spec.observation
+            params = q.init(key, obs) if params is None else params
             action, reward, flag = (
                 jnp.zeros((), dtype) for dtype in (jnp.int32, jnp.result_type(float), bool)
             )

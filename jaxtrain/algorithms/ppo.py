@@ -169,9 +169,9 @@ class _Learner(NamedTuple):
     net: ActorCritic | RecurrentActorCritic
     optimizer: optax.GradientTransformation
 
-    def init(self, key: Key) -> Agent:
+    def init(self, key: Key, params: PyTree = None) -> Agent:
         hyper, spec = self.hyper, self.spec
-        params = self.net.init(key, spec.observation)
+        params = self.net.init(key, spec.observation) if params is None else params
         shapes = normalize.normalized_shapes(spec.observation_space, spec.observation)
         return Agent(
             params=params,

@@ -17,7 +17,7 @@ import jax
 import yaml
 
 from jaxtrain.config import events as event_config
-from jaxtrain.config import field, modules
+from jaxtrain.config import experiments, field, modules
 from jaxtrain.config import yaml as files
 from jaxtrain.config.events import EventConfig
 from jaxtrain.config.field import Params, from_list, from_mapping
@@ -342,10 +342,13 @@ class Config:
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     """Read a YAML file, apply overrides such as `algorithm.learning_rate=3e-4`, check everything.
 
+    Args:
+      path: of the file, or the name of an experiment that comes with the library.
+
     Raises:
       ConfigError: a line for every fault: path, value, rule and, where there is one, a value that works.
     """
-    raw = files.read(path)
+    raw = files.read(experiments.file_of(path))
     problems: list[Problem] = []
     for override in overrides:
         try:

@@ -240,9 +240,20 @@ def emitter(run: jax.Array, seeded: bool) -> Emit:
     return emit
 
 
-def begin(trainer: Trainer, rates: Rates, key: Key, emit: Emit | None) -> tuple[TrainState, History]:
-    """A fresh state and history, startup events fired."""
+def begin(
+    trainer: Trainer,
+    rates: Rates,
+    key: Key,
+    emit: Emit | None,
+    taken: Mapping[str, jax.Array] | None = None,
+) -> tuple[TrainState, History]:
+    """A fresh state and history, startup events fired.
+
+    Args:
+      taken: what the agent has of another's, see `Trainer.adopt`; there before the first event.
+    """
     state = trainer.new(key, rates)
+    state = trainer.adopt(state, taken) if taken else state
     state, history = trainer.start(state, trainer.history(state), emit)
     assert history is not None  # as it was given one
     return state, history

@@ -9,7 +9,7 @@ of them share, the loop's counter and its conditions, stays a scalar.
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, TypeAlias
 
@@ -104,6 +104,17 @@ class Trainer:
         if rates is None:
             rates = jax.tree.map(lambda x: jnp.broadcast_to(x, (*key.shape, *x.shape)), self.rates())
         return self._each(self._init_one, rates, key, seeded=key.ndim == 1, axes=(0, 0), out_axes=AXES)
+
+    def adopt(self, state: TrainState, taken: Mapping[str, jax.Array]) -> TrainState:
+        """A fresh state, before any event, whose agent begins from another's.
+
+        Args:
+          state: that of `new`.
+          taken: arrays by the leaf's path in the agent, [S, ...] for S seeds: all parameters and what of the
+            rest is handed on, see `jaxtrain.loop.adopt`. Of a typed key its words.
+        """
+        one = partial(update.adopt, self._parts)
+        return self._each(one, state, taken, seeded=state.key.ndim == 1, axes=(AXES, 0), out_axes=AXES)
 
     def init(self, key: Key) -> TrainState:
         """`new`, with the startup events applied."""

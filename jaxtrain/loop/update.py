@@ -7,6 +7,7 @@ calls them for one seed or for many.
 from __future__ import annotations
 
 import inspect
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -19,6 +20,7 @@ from jaxtrain.config.field import is_array
 from jaxtrain.config.schema import EvaluationConfig
 from jaxtrain.errors import ConfigError
 from jaxtrain.events.event import Event, OnReset, OnStep, own_report
+from jaxtrain.loop.adopt import adopted
 from jaxtrain.loop.build import Parts, bound, part_of
 from jaxtrain.loop.evaluate import evaluate
 from jaxtrain.loop.hyper import Rates
@@ -82,6 +84,14 @@ def init(parts: Parts, rates: Rates, key: Key, trainer: Any) -> TrainState:
         status=zero,
         stopped_at=zero - 1,
     )
+
+
+def adopt(parts: Parts, state: TrainState, taken: Mapping[str, jax.Array]) -> TrainState:
+    """A fresh state whose agent begins from another's; see `Trainer.adopt`."""
+    algorithm = parts.algorithm(state.hyper, state.clock)
+    agent = adopted(algorithm, state.agent, stream(state.key, "agent"), taken)
+    who = f"algorithm {parts.config.algorithm.name!r}: init(key, params=…)"
+    return state.replace(agent=same_tree(who, state.agent, agent))
 
 
 def learning(state: TrainState) -> TrainState:

@@ -140,6 +140,8 @@ class RewardScale(NamedTuple):
     running: jax.Array  # f32[B], discounted return so far of the episodes under way
     stats: Stats  # of every running return seen, f32[]
 
+    begins_anew = ("running",)  # in a run that begins from another's agent: its episodes are others
+
 
 def init_reward_scale(num_envs: int) -> RewardScale:
     """Nothing seen yet: `scale` is 1."""

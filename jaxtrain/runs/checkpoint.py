@@ -149,6 +149,15 @@ def load(place: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     return arrays, manifest
 
 
+def digest(place: Path) -> str:
+    """The sha256 of the manifest, which has that of every file and array: it names the checkpoint's content.
+
+    Raises:
+      Damaged: it cannot be read.
+    """
+    return hashlib.sha256(_bytes(place / _MANIFEST)).hexdigest()
+
+
 def _write(place: Path, arrays: Mapping[str, np.ndarray]) -> None:
     import orbax.checkpoint as ocp
 

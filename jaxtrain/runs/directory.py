@@ -29,8 +29,8 @@ README = """\
 A run of jaxtrain.
 
 - `config.yaml`: what was asked for, complete
-- `run.json`: seed; path and sha256 of each module of one's own that the config names; for each start of the
-  run: versions, device, command, how it ended
+- `run.json`: seed; from which checkpoint of another run it began, if from one; path and sha256 of each module
+  of one's own that the config names; for each start of the run: versions, device, command, how it ended
 - `metrics.jsonl`: the log, a JSON object a line: name, update, env_steps, time, values (lists over seeds)
 - `tensorboard/`, `wandb/`: mirrors of it
 - `checkpoints/ENV_STEPS/`: all of the state; `sha256sum -c manifest.sha256` in one checks its manifest,

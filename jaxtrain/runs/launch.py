@@ -12,9 +12,9 @@ import platform
 import time
 import warnings
 from bisect import bisect_right
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -32,6 +32,17 @@ from jaxtrain.loop.trainer import History, Trainer
 from jaxtrain.runs import directory as rundir
 from jaxtrain.runs import disk, manager, signals
 from jaxtrain.runs.directory import RunDirectory
+from jaxtrain.runs.init_from import (
+    Request,
+    Source,
+    Take,
+    check_same_source,
+    described_spaces,
+    open_source,
+    open_source_again,
+    requested,
+    take_from,
+)
 from jaxtrain.runs.manager import best_metric, check_metric, due, minutes
 from jaxtrain.runs.program import Programs, compilation_cache, keep_tuning
 from jaxtrain.runs.resume import RunPlan, asked_seeds, restored, resume_run, rewind, shapes, start_run
@@ -209,6 +220,8 @@ def launch(
     seeds: Sequence[int] | None = None,
     resume: Resume = "auto",
     start_from: str | Path | None = None,
+    init_from: str | Path | None = None,
+    take: Take | None = None,
     events: Sequence[Part] = (),
     more_sinks: Sequence[Sink] = (),
     cache: bool = True,
@@ -226,7 +239,13 @@ def launch(
       num_seeds: likewise, and 1.
       seeds: of a run of `num_seeds`, only these. Those of another run's checkpoint need `start_from`.
       resume: "auto"; "never" refuses a directory that holds a run; "must" refuses one that holds none.
-      start_from: a directory of a run, whose newest checkpoint a new run begins from.
+      start_from: a directory of a run, whose newest checkpoint a new run begins from: the same run, of which
+        some seeds go on.
+      init_from: `RUN`, `RUN@best`, `RUN@last` or `RUN@ENV_STEPS`: a checkpoint of another run, from which a
+        new one begins, whose clock is 0 and whose rates are its own; without @ the best, or else the last.
+        Seeds begin from those of the other run in order, or all from its only one.
+      take: what is taken of it: "params", unset; or "agent", all that was learned: also normalizer, optimizer
+        and targets. Never a replay.
       events: as in `train`. A run that had some goes on only with events of the same names and schedules.
       more_sinks: besides those of `config.logging`; flushed, not closed.
       cache: keep compiled programs in the user's cache directory.
@@ -241,6 +260,7 @@ def launch(
         raise ConfigError([Problem("resume", resume, "needs one of auto, never, must")])
     Trainer(config, events).timetable  # noqa: B018  says what cannot run, before a directory is made
     asked = asked_seeds(seed, key, num_seeds, seeds)
+    request = requested(init_from, take, start_from)
     with ExitStack() as stack:
         run = stack.enter_context(RunDirectory(directory))
         caught = stack.enter_context(signals.listening())
@@ -250,8 +270,29 @@ def launch(
         if not run.holds_run and resume == "must":
             raise run.refuse("holds no run to resume")
         run_plan = resume_run(run.path, config, events, asked) if run.holds_run else None
-        run_plan = run_plan or start_run(config, events, asked, start_from)
+        if run_plan is None:
+            run_plan = start_run(config, events, asked, start_from)
+            source = None if request is None else open_source(request)
+        else:
+            source = _source_again(run, run_plan, request)
+        if source is not None:
+            run_plan = _beginning_from(source, run_plan, events)
         return _run(run, run_plan, events, more_sinks, caught)
+
+
+def _source_again(run: RunDirectory, run_plan: RunPlan, request: Request | None) -> Source | None:
+    """What a run that is there already is still to begin from: that of before, and no other."""
+    if request is not None:
+        check_same_source(run.path, run_plan.about, request)
+    record = run_plan.about.get("init_from")
+    return None if record is None or run_plan.own is not None else open_source_again(record)
+
+
+def _beginning_from(source: Source, run_plan: RunPlan, events: Sequence[Part]) -> RunPlan:
+    """A run that has not begun, with what it takes of another."""
+    taken, sentence = take_from(source, Trainer(run_plan.config, events), run_plan.seeds)
+    about, notes = {**run_plan.about, "init_from": source.record}, [*run_plan.notes, sentence]
+    return replace(run_plan, about=about, notes=notes, taken=taken)
 
 
 def _run(
@@ -284,7 +325,6 @@ def _run(
     )
     checkpoints = manager.CheckpointManager(run.path, config.checkpoint, metric, before.get("logs", {}))
     last = None if resumed_at is None else manager.place(checkpoints.directory, resumed_at)
-    stalls: list[float] = []
     with ExitStack() as stack:  # what is to be done at the end, last things first
         stack.push(lambda kind, error, trace: _note_end(run, about, start, error))
         for sink in opened:
@@ -292,45 +332,76 @@ def _run(
         stack.callback(outlet.finish)
         stack.callback(checkpoints.close)
         try:
-            if begin is not None and resumed_at == config.total_env_steps:
-                _log.info("%s has done its %s env steps: nothing is left to do", run.path, f"{resumed_at:,}")
-                state, history = begin
-            else:
-                if resumed_at is not None:
-                    _log.info(
-                        "going on from %s of %s env steps", f"{resumed_at:,}", f"{config.total_env_steps:,}"
-                    )
-                _log.info("compiling")
-                compiled = Programs(config, events, run_plan.seeds.keys(), outlet.id, fresh=begin is None)
-                keep_tuning(run.path)
-                clock = 0 if begin is None else int(begin[0].clock)
-                outlet.on_start(clock, num_seeds=run_plan.seeds.count)  # compilation is over
-                drive = TrainLoop(trainer, compiled, outlet, checkpoints, log, caught, _facts(run_plan))
-                state, history = drive.run(*(begin or compiled.start()), saved=resumed_at is not None)
-                last, stalls = checkpoints.last or last, drive.stalls
+            facts = _facts(run_plan, trainer)
+            state, history, stalls = _advance(
+                run,
+                run_plan,
+                events,
+                begin,
+                outlet,
+                lambda compiled: TrainLoop(trainer, compiled, outlet, checkpoints, log, caught, facts),
+            )
+            last = checkpoints.last or last
             outlet.wait()
             if faults.first is not None and config.on_nan == "raise":
                 raise FloatingPointError(f"{faults.first}; the last finite state is in {last}")
-            stopped = int(state.clock) < trainer.num_updates
-            bad = tuple(
-                run_plan.seeds.all[i] for i in np.flatnonzero(np.atleast_1d(state.status) == NON_FINITE)
-            )
-            ended = f"not finite: seeds {', '.join(map(str, bad))}" if bad else "finished"
-            start["exit"] = f"signal {caught[0]}" if stopped else ended
+            ending = _ending(run, run_plan, trainer, state, history, caught)
+            bad = ", ".join(map(str, ending.non_finite))
+            ended = f"not finite: seeds {bad}" if bad else "finished"
+            start["exit"] = ended if ending.signal is None else f"signal {ending.signal}"
         except BaseException as error:
             start["exit"] = f"{type(error).__name__}: {error}"
             raise
+    return replace(ending, checkpoint=last, losses=outlet.losses, stalls=tuple(stalls))
+
+
+def _advance(
+    run: RunDirectory,
+    run_plan: RunPlan,
+    events: Sequence[Part],
+    begin: tuple[TrainState, History] | None,
+    outlet: Dispatcher,
+    loop_of: Callable[[Programs], TrainLoop],
+) -> tuple[TrainState, History, list[float]]:
+    """Compile and train: the state and the history where that ended, and what training waited."""
+    config, resumed_at = run_plan.config, run_plan.resumed_at
+    if begin is not None and resumed_at == config.total_env_steps:
+        _log.info("%s has done its %s env steps: nothing is left to do", run.path, f"{resumed_at:,}")
+        return (*begin, [])
+    if resumed_at is not None:
+        _log.info("going on from %s of %s env steps", f"{resumed_at:,}", f"{config.total_env_steps:,}")
+    _log.info("compiling")
+    keys = run_plan.seeds.keys()
+    compiled = Programs(config, events, keys, outlet.id, fresh=begin is None, taken=run_plan.taken)
+    keep_tuning(run.path)
+    clock = 0 if begin is None else int(begin[0].clock)
+    outlet.on_start(clock, num_seeds=run_plan.seeds.count)  # compilation is over
+    loop = loop_of(compiled)
+    state, history = loop.run(*(begin or compiled.start()), saved=resumed_at is not None)
+    return state, history, loop.stalls
+
+
+def _ending(
+    run: RunDirectory,
+    run_plan: RunPlan,
+    trainer: Trainer,
+    state: TrainState,
+    history: History,
+    caught: list[int],
+) -> Ending:
+    """How it ended, by the state; what checkpoints and sinks have to say of it is not in it yet."""
     per = trainer.env_steps_per_update
     marks = {name: tuple(u * per for u in due) for name, due in trainer.timetable.items()}
+    bad = np.flatnonzero(np.atleast_1d(state.status) == NON_FINITE)
     return Ending(
         result=Result(state, seeds_first(state, history), Marks(marks)),
         directory=run.path,
-        resumed_at=resumed_at,
-        checkpoint=last,
-        signal=caught[0] if stopped else None,
-        losses=outlet.losses,
-        non_finite=bad,
-        stalls=tuple(stalls),
+        resumed_at=run_plan.resumed_at,
+        checkpoint=None,
+        signal=caught[0] if int(state.clock) < trainer.num_updates else None,
+        losses=[],
+        non_finite=tuple(run_plan.seeds.all[i] for i in bad),
+        stalls=(),
     )
 
 
@@ -355,11 +426,12 @@ def _sinks(config: Config, directory: Path) -> tuple[Sink | None, list[Any]]:
     return log, opened
 
 
-def _facts(run_plan: RunPlan) -> dict[str, Any]:
+def _facts(run_plan: RunPlan, trainer: Trainer) -> dict[str, Any]:
     """What a checkpoint says besides its arrays, the same for all of a process."""
     return {
         "jaxtrain": __version__,
         "config": to_dict(run_plan.config),
+        "spaces": described_spaces(trainer.spec),
         "num_seeds": run_plan.seeds.count,
         # Of these two follows the timetable, and so which row of the history is of which update.
         "total_env_steps": run_plan.config.total_env_steps,

@@ -256,7 +256,8 @@ def open_run(
         trainer = Trainer(config, events)
     except ConfigError as error:
         raise not_read_back(place, error) if stored else error from None
-    path = _choose(place, which, trainer)
+    metric, mode = best_metric(trainer), trainer.config.checkpoint.best_mode
+    path = choose(rundir.inside(place, rundir.CHECKPOINTS), which, metric, mode)
     try:
         arrays, manifest = checkpoint.load(path)
     except Damaged as error:
@@ -271,15 +272,18 @@ def open_run(
     return LoadedRun(trainer, *restored(run_plan, trainer, events), manifest, seeds)
 
 
-def _choose(place: Path, which: Which, trainer: Trainer) -> Path:
-    directory = rundir.inside(place, rundir.CHECKPOINTS)
+def choose(directory: Path, which: Which, metric: str | None, mode: str) -> Path:
+    """One of the checkpoints in a directory; the best is by a metric.
+
+    Raises:
+      ConfigError: there is none such; says what there is.
+    """
     there, said = manager.found(directory), manager.manifests(directory)
-    metric = best_metric(trainer)
     if which == "last":
         chosen = max(said, default=None)
         rule = "there is no checkpoint yet"
     elif which == "best":
-        chosen = manager.best(said, metric, trainer.config.checkpoint.best_mode)
+        chosen = manager.best(said, metric, mode)
         why = f"no checkpoint has a value of {metric}" if metric else "the run keeps none by a metric"
         rule = f"{why}; 'last' is the newest"
     else:

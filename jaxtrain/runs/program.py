@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -39,24 +39,35 @@ class Programs:
       keys: one key, or keys [S].
       run: `Dispatcher.id` of whom the reports are for; 0 is nobody.
       fresh: whether `start` will be called.
+      taken: what a fresh agent has of another's, by leaf; see `Trainer.adopt`.
     """
 
     def __init__(
-        self, config: Config, events: Sequence[Part], keys: Key, run: int, *, fresh: bool = False
+        self,
+        config: Config,
+        events: Sequence[Part],
+        keys: Key,
+        run: int,
+        *,
+        fresh: bool = False,
+        taken: Mapping[str, np.ndarray] | None = None,
     ) -> None:
         trainer = Trainer(config, events)
         self._keys, self._run, self._num_updates = keys, jnp.int32(run), trainer.num_updates
+        self._taken = dict(taken or {})
         # As `train` does under vmap: every rate has the seed axis.
         self._rates = jax.tree.map(lambda x: jnp.broadcast_to(x, (*keys.shape, *x.shape)), trainer.rates())
         seeded = keys.ndim == 1
 
-        def start(rates: Rates, keys: Key, run: Any) -> tuple[TrainState, History]:
-            return begin(trainer, rates, keys, emitter(run, seeded))
+        def start(
+            rates: Rates, keys: Key, run: Any, taken: Mapping[str, jax.Array]
+        ) -> tuple[TrainState, History]:
+            return begin(trainer, rates, keys, emitter(run, seeded), taken)
 
         def advance(state: TrainState, history: History, run: Any, num_updates: Any) -> Any:
             return trainer.until(state, history, num_updates, emitter(run, seeded))
 
-        begun = jax.jit(start).lower(self._rates, keys, self._run)
+        begun = jax.jit(start).lower(self._rates, keys, self._run, self._taken)
         shapes = begun.out_info
         self._start = begun.compile() if fresh else None
         one = jax.ShapeDtypeStruct((), jnp.int32)
@@ -80,7 +91,7 @@ class Programs:
     def start(self) -> tuple[TrainState, History]:
         """A fresh state and history, startup events fired."""
         assert self._start is not None  # by `fresh`
-        return self._start(self._rates, self._keys, self._run)
+        return self._start(self._rates, self._keys, self._run, self._taken)
 
     def advance(self, state: TrainState, history: History, num_updates: int) -> tuple[TrainState, History]:
         """`num_updates` updates with their events. The arguments' memory is used again: they are gone."""

@@ -285,6 +285,7 @@ class RunPlan:
     manifest: dict[str, Any]  # of that checkpoint
     own: Found | None  # that checkpoint, if it is of this very directory
     notes: list[str]  # for the user
+    taken: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)  # of another's agent, by leaf
 
     @property
     def resumed_at(self) -> int | None:
@@ -349,6 +350,7 @@ def start_run(
         "created": rundir.now(),
         **seeds.about(),
         "start_from": source,
+        "init_from": None,
         "events": _described(events),
         "modules": modules.origins(to_dict(config)),
         "starts": [],
@@ -380,12 +382,14 @@ def resume_run(
     if problems:
         raise ConfigError(problems)
     if found is None:  # killed before its first checkpoint
-        source, given = (
-            about["start_from"],
-            {f.name: getattr(seeds, f.name) for f in dataclasses.fields(seeds)},
-        )
+        given = {f.name: getattr(seeds, f.name) for f in dataclasses.fields(seeds)}
+        if seeds.chosen is None:
+            del given["chosen"]
+        source = about["start_from"]
         begun = start_run(config, events, given, source and source["directory"])
-        return dataclasses.replace(begun, about=about, notes=notes)
+        # The other run may have gone on since.
+        about = {**about, "start_from": begun.about["start_from"]}
+        return dataclasses.replace(begun, about=about, notes=[*notes, *begun.notes])
     _check_length(config, place, found)
     return RunPlan(config, seeds, about, found.arrays, found.manifest, found, notes)
 

@@ -63,12 +63,12 @@ def from_arrays(
     Raises:
       Mismatch: a line for every array that is of another shape or dtype, missing, or too many.
     """
-    wanted = {name: _words(x) for name, x in names(state, "state")}
+    wanted = {name: words(x) for name, x in names(state, "state")}
     given = {name: x for name, x in held.items() if name.startswith("state")}
     lines: list[str] = []
     for name in sorted(wanted.keys() | given.keys()):
-        old = _shape(given[name]) if name in given else "nothing"
-        new = _shape(wanted[name]) if name in wanted else "nothing"
+        old = described(given[name]) if name in given else "nothing"
+        new = described(wanted[name]) if name in wanted else "nothing"
         if old != new:
             lines.append(f"{name}: the checkpoint has {old}, the config makes {new}")
     if lines:
@@ -108,7 +108,8 @@ def _is_key(x: Any) -> bool:
     return jnp.issubdtype(x.dtype, jax.dtypes.prng_key)
 
 
-def _words(x: Any) -> Any:
+def words(x: Any) -> Any:
+    """The shape of what is saved for a leaf: of a typed key that of its words."""
     return jax.eval_shape(jax.random.key_data, x) if _is_key(x) else x
 
 
@@ -118,5 +119,6 @@ def _typed(x: np.ndarray, like: Any) -> jax.Array:
     return jnp.asarray(x)
 
 
-def _shape(x: Any) -> str:
+def described(x: Any) -> str:
+    """Its dtype and shape."""
     return f"{x.dtype}{list(x.shape)}"

@@ -11,11 +11,14 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 from jax import lax
+
+UNDER_WAY = 6  # pieces at a time
 
 
 class _Cut(NamedTuple):
@@ -43,15 +46,17 @@ class Transfer:
     def to_host(self, arrays: Sequence[jax.Array]) -> list[np.ndarray]:
         """What they hold now, in memory that nothing else writes to; returns when all of it is there."""
         found = [np.empty(x.shape, x.dtype) for x in arrays]
-        under_way: deque[tuple[np.ndarray, jax.Array]] = deque()
-        for x, whole in zip(arrays, found, strict=True):
-            for target, piece in self._pieces(x, whole):
-                piece.copy_to_host_async()  # while the one before is being stored
-                under_way.append((target, piece))
-                if len(under_way) == 2:
-                    _store(*under_way.popleft())
-        while under_way:
-            _store(*under_way.popleft())
+        under_way: deque[Future[None]] = deque()
+        # Memory that nothing was in yet is slow to write: one thread stores less than the device sends.
+        with ThreadPoolExecutor(UNDER_WAY, "jaxtrain-transfer") as pool:
+            for x, whole in zip(arrays, found, strict=True):
+                for target, piece in self._pieces(x, whole):
+                    piece.copy_to_host_async()
+                    under_way.append(pool.submit(_store, target, piece))
+                    if len(under_way) == UNDER_WAY:
+                        under_way.popleft().result()
+            for job in under_way:
+                job.result()
         return found
 
     def _pieces(self, x: jax.Array, whole: np.ndarray) -> Iterator[tuple[np.ndarray, jax.Array]]:
@@ -69,8 +74,8 @@ class Transfer:
 
 
 def piece_bytes() -> int | None:
-    """Of a piece, two of which are on the device at a time; None: arrays need not be cut."""
-    return None if jax.default_backend() == "cpu" else 2**24  # a CPU's arrays are in the host's memory
+    """Of a piece, a few of which are on the device at a time; None: arrays need not be cut."""
+    return None if jax.default_backend() == "cpu" else 2**22  # a CPU's arrays are in the host's memory
 
 
 def _store(target: np.ndarray, piece: jax.Array) -> None:

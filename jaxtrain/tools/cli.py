@@ -19,19 +19,20 @@ from pathlib import Path
 from typing import Any
 
 import jaxtrain
-from jaxtrain.config import modules
+from jaxtrain.config import experiments, modules
 from jaxtrain.config import schema as configs
 from jaxtrain.config import yaml as files
 from jaxtrain.config.registry import ALGORITHMS, EVENTS, SINKS, load_object
 from jaxtrain.errors import MISSING, ConfigError, Problem, nearest
 from jaxtrain.runs import signals
 from jaxtrain.runs.resume import MAY_CHANGE
-from jaxtrain.tools import commands, experiments
+from jaxtrain.tools import commands, short
 
+FILE = "a YAML file, or an experiment: jaxtrain list experiments"
 COMMANDS = ("train", "resume", "runs", "evaluate", "verify", "plan", "list")
 # What a command takes besides fields of the config.
 OPTIONS = {
-    "train": ("seed", "num-seeds", "out", "resume", "no-cache"),
+    "train": ("seed", "num-seeds", "out", "resume", "init-from", "take", "no-cache"),
     "resume": ("seeds", "out", "no-cache"),
     "plan": (),
 }
@@ -126,23 +127,12 @@ def _file_of(arguments: Sequence[str]) -> str | None:
     return None
 
 
-def _found(file: str) -> Path:
-    path = experiments.find(file)
-    if path is None:
-        rule = "there is no such file; needs one of YAML, or the name of an experiment"
-        raise ConfigError([Problem(file, MISSING, rule + nearest(file, experiments.known()))])
-    if path.is_dir():
-        rule = f"is a directory; to go on with the run in it: jaxtrain resume {file}"
-        raise ConfigError([Problem(file, MISSING, rule)])
-    return path
-
-
 def _algorithm_of(arguments: Sequence[str]) -> type[Any] | None:
     """The class whose fields `--help` is to list: that of `--algorithm.name`, or of the file."""
     if not {"-h", "--help"} & {*arguments}:
         return None
     file = _file_of(arguments)
-    raw = {} if file is None else files.read(_found(file))
+    raw = {} if file is None else files.read(experiments.file_of(file))
     for word, following in zip(arguments, [*arguments[1:], ""], strict=True):
         name, equals, value = word.removeprefix("--").partition("=")
         if name == "algorithm.name":
@@ -164,7 +154,8 @@ def _run(arguments: Sequence[str]) -> int:
             return getattr(commands, options.command)(options)
         if options.command == "resume":
             return commands.resume(_overrides(rest, OPTIONS["resume"]), options)
-        config = jaxtrain.load_config(_found(options.file), _overrides(rest, OPTIONS[options.command]))
+        overrides = _overrides(rest, OPTIONS[options.command])
+        config = short.config(jaxtrain.load_config(options.file, overrides))
         if options.command == "plan":
             from jaxtrain.runs.plan import plan
 
@@ -197,15 +188,13 @@ def _parser(algorithm: type[Any] | None) -> argparse.ArgumentParser:
             usage=f"jaxtrain {name} {usage}",
         )
 
-    fields, file = "FILE [--field.name VALUE ...]", "a YAML file, or an experiment: jaxtrain list experiments"
+    fields = "FILE [--field.name VALUE ...]"
     runs = "[--seed N] [--num-seeds S] [--out DIR] [--resume auto|never|must] [--no-cache]"
-    train = add("train", "train, with live logs, in a directory of its own", f"{fields} {runs}", epilog)
-    train.add_argument("file", metavar="FILE", help=file)
-    train.add_argument("--seed", type=_whole(0), metavar="N", help="default 0")
-    train.add_argument("--num-seeds", type=_whole(1), metavar="S", help="agents trained at once, default 1")
-    train.add_argument("--out", metavar="DIR", help="default runs/FILE-DATE-TIME")
-    how = "auto (default): go on if DIR holds this run; never, must: refuse if it does, does not"
-    train.add_argument("--resume", choices=("auto", "never", "must"), default="auto", help=how)
+    other = "[--init-from RUN] [--take params|agent]"
+    train = add(
+        "train", "train, with live logs, in a directory of its own", f"{fields} {runs} {other}", epilog
+    )
+    _train_arguments(train)
     again = add(
         "resume",
         "go on with a run exactly where it stopped, or for longer",
@@ -226,6 +215,34 @@ def _parser(algorithm: type[Any] | None) -> argparse.ArgumentParser:
         "complete episodes with a saved policy",
         "DIR [--which best|last|ENV_STEPS] [--seed I] [--num-episodes N]",
     )
+    _evaluate_arguments(evaluate)
+    verify = add("verify", "check every checkpoint of a run", "DIR [--replay]")
+    verify.add_argument("directory", metavar="DIR", help="of the run")
+    verify.add_argument("--replay", action="store_true", help="run the last interval again, compare the bits")
+    plan = add("plan", "say what a run would do; run nothing", fields, epilog)
+    plan.add_argument("file", metavar="FILE", help=FILE)
+    kinds = ("envs", "algorithms", "events", "sinks", "experiments")
+    listed = add("list", "what there is to name in a config", "|".join(kinds))
+    listed.add_argument("what", choices=kinds)
+    return parser
+
+
+def _train_arguments(train: argparse.ArgumentParser) -> None:
+    train.add_argument("file", metavar="FILE", help=FILE)
+    train.add_argument("--seed", type=_whole(0), metavar="N", help="default 0")
+    train.add_argument("--num-seeds", type=_whole(1), metavar="S", help="agents trained at once, default 1")
+    train.add_argument("--out", metavar="DIR", help="default runs/FILE-DATE-TIME")
+    how = "auto (default): go on if DIR holds this run; never, must: refuse if it does, does not"
+    train.add_argument("--resume", choices=("auto", "never", "must"), default="auto", help=how)
+    which = (
+        "a new run that begins from another: from its best checkpoint, the last if none is, or the one named"
+    )
+    train.add_argument("--init-from", metavar="RUN[@best|last|ENV_STEPS]", help=which)
+    what = "of the other run: params (default), or agent: also normalizer, optimizer, targets; never a replay"
+    train.add_argument("--take", choices=("params", "agent"), help=what)
+
+
+def _evaluate_arguments(evaluate: argparse.ArgumentParser) -> None:
     evaluate.add_argument("directory", metavar="DIR", help="of the run")
     evaluate.add_argument(
         "--which", default="best", metavar="WHICH", help="best (default), last, or env steps"
@@ -234,16 +251,6 @@ def _parser(algorithm: type[Any] | None) -> argparse.ArgumentParser:
         "--seed", type=_whole(0), metavar="I", help="one of several, by its number from 0, default all"
     )
     evaluate.add_argument("--num-episodes", type=_whole(1), metavar="N", help="default: as in the run")
-    verify = add("verify", "check every checkpoint of a run", "DIR [--replay]")
-    verify.add_argument("directory", metavar="DIR", help="of the run")
-    verify.add_argument("--replay", action="store_true", help="run the last interval again, compare the bits")
-    plan = add("plan", "say what a run would do; run nothing", fields, epilog)
-    plan.add_argument("file", metavar="FILE", help=file)
-    listed = subparsers.add_parser(
-        "list", help="what there is to name in a config", description="What there is to name in a config."
-    )
-    listed.add_argument("what", choices=("envs", "algorithms", "events", "sinks", "experiments"))
-    return parser
 
 
 def _whole(low: int) -> type[int]:

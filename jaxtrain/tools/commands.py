@@ -21,6 +21,7 @@ from jaxtrain.errors import MISSING, ConfigError, Problem
 from jaxtrain.runs import directory as rundir
 from jaxtrain.runs.manager import manifests, over_seeds
 from jaxtrain.runs.resume import stored_config
+from jaxtrain.tools import short
 
 
 def train(config: Config, options: argparse.Namespace) -> int:
@@ -33,21 +34,24 @@ def train(config: Config, options: argparse.Namespace) -> int:
             some = ", ".join(others[:3]) + (" …" if len(others) > 3 else "")
             rule = f"holds no run, but {some}; give a new directory or an empty one"
             raise ConfigError([Problem(f"directory {options.out!r}", MISSING, rule)])
-    given = {"seed": options.seed, "num_seeds": options.num_seeds, "resume": options.resume}
+    names = ("seed", "num_seeds", "resume", "init_from", "take")
+    given = {name: getattr(options, name) for name in names}
+    if options.num_seeds is not None:
+        given["num_seeds"] = short.repeats(options.num_seeds)
     return _launch(config, directory, cache=not options.no_cache, **given)
 
 
 def resume(overrides: list[str], options: argparse.Namespace) -> int:
     """Go on with a run, or with some of its seeds in another directory."""
     source = Path(options.directory)
-    rundir.read_about(source)  # says so if there is none
-    config = stored_config(source, overrides)
+    about = rundir.read_about(source)  # says so if there is none
+    config = short.longer(stored_config(source, overrides), stored_config(source))
     if (options.seeds is None) != (options.out is None):
         rule = "--seeds and --out go together: a run of fewer seeds has a directory and a log of its own"
         raise ConfigError([Problem("resume", MISSING, rule)])
     if options.out is not None:
-        place = Path(options.out)
-        return _launch(config, place, cache=not options.no_cache, start_from=source, seeds=options.seeds)
+        place, seeds = Path(options.out), short.seeds(options.seeds, about["num_seeds"])
+        return _launch(config, place, cache=not options.no_cache, start_from=source, seeds=seeds)
     return _launch(config, source, cache=not options.no_cache, resume="must")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import datetime
 import random
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -15,6 +16,8 @@ from jaxtrain import ConfigError, Trainer, load_config
 from jaxtrain.config.field import from_mapping
 from jaxtrain.config.schema import Config, LoggingConfig, to_dict
 from tests import configs
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -277,6 +280,29 @@ def test_a_fault_is_named_before_anything_compiles(path, override, message):
             config = load_config(path, [override])
         Trainer(config)  # what only the environment can tell
     assert str(error.value) == message
+
+
+def test_a_file_that_cannot_be_read_is_named(tmp_path):
+    with pytest.raises(
+        ConfigError, match=r"none\.yaml: there is no such file; needs one of YAML, or the name"
+    ):
+        load_config(tmp_path / "none.yaml")
+    with pytest.raises(ConfigError, match=r": is a directory; to go on with the run in it: jaxtrain resume"):
+        load_config(tmp_path)
+    (tmp_path / "locked.yaml").symlink_to("/proc/self/mem")  # there, and not to be read
+    with pytest.raises(ConfigError, match=r"locked\.yaml: cannot be read \("):
+        load_config(tmp_path / "locked.yaml")
+
+
+def test_an_experiment_goes_by_its_name_and_one_that_there_is_not_by_the_nearest_and_all(
+    tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    assert load_config("cartpole_ppo") == load_config(ROOT / "experiments" / "cartpole_ppo.yaml")
+    with pytest.raises(ConfigError) as error:
+        load_config("cartpol_ppo")
+    assert "the nearest known is 'cartpole_ppo'" in str(error.value)
+    assert all(path.stem in str(error.value) for path in (ROOT / "experiments").glob("*.yaml"))
 
 
 def test_all_faults_are_said_at_once(path):

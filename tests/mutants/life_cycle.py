@@ -54,9 +54,25 @@ TESTS = {
         "tests/runs/test_launch.py",
     ),
     "runs/signals.py": ("tests/faults/test_signals.py",),
+    "runs/init_from.py": ("tests/runs/test_init_from.py",),
+    "loop/adopt.py": ("tests/loop/test_adopt.py",),
 }
 
-MANAGER, CHECKPOINT, RESUME, SNAPSHOT, LAUNCH, PROGRAM, TRANSFER, DIRECTORY, DISPATCH, TREE, SIGNALS = TESTS
+(
+    MANAGER,
+    CHECKPOINT,
+    RESUME,
+    SNAPSHOT,
+    LAUNCH,
+    PROGRAM,
+    TRANSFER,
+    DIRECTORY,
+    DISPATCH,
+    TREE,
+    SIGNALS,
+    INIT,
+    ADOPT,
+) = TESTS
 
 MUTANTS = (
     # ---- which checkpoints stay, and which is gone on from
@@ -205,4 +221,41 @@ MUTANTS = (
     Mutant("the host holds two replays", LAUNCH, "self._checkpoints.wait()  # else", "pass  # else"),
     Mutant("what a run went on from stays on the host", LAUNCH, "run_plan.arrays.clear()", "pass"),
     Mutant("words of two arrays change places", TREE, "begin = end", "begin = begin"),
+    # ---- beginning from another run
+    Mutant(
+        "the replay of another run is taken",
+        ADOPT,
+        "elif not any(isinstance(x, InPlace)",
+        "elif not any(False",
+    ),
+    Mutant(
+        "a replay's stamps are taken without it", ADOPT, "(node, *(child for _, child in below))", "(node,)"
+    ),
+    Mutant(
+        "an optimizer goes on in the schedule of another run",
+        ADOPT,
+        'optax.ScaleByScheduleState: ("count",)',
+        "optax.ScaleByScheduleState: ()",
+    ),
+    Mutant("returns of another run's episodes go on", ADOPT, '"begins_anew", ()', '"begins_not", ()'),
+    Mutant("a target is of fresh parameters", ADOPT, "if takes_params(algorithm) and", "if False and"),
+    Mutant(
+        "a checkpoint that was replaced is begun from again",
+        INIT,
+        'if source.record["sha256"] == record["sha256"]:',
+        "if True:",
+    ),
+    Mutant(
+        "all seeds begin from the first",
+        INIT,
+        "return x if many or seeds.count == 1",
+        "return x * 0 + x[:1] if many else x if seeds.count == 1",
+    ),
+    Mutant("another kind of space fits", INIT, 'manifest.get("spaces") or here', "here"),
+    Mutant(
+        "a seed that is not finite is taken",
+        INIT,
+        "zip(source.seeds, np.atleast_1d(bad), strict=True) if is_bad",
+        "zip(source.seeds, np.atleast_1d(bad), strict=True) if False",
+    ),
 )

@@ -150,6 +150,17 @@ def test_what_a_run_logged_before_its_first_checkpoint_is_logged_once_however_it
     assert points(tmp_path / "killed") == points(tmp_path / "whole")
 
 
+def test_a_run_that_started_from_another_and_was_killed_before_its_first_checkpoint_starts_again(tmp_path):
+    config = tiny(4, logging={"every": 0, "sinks": []}, checkpoint={"every": 16})
+    launch(config, tmp_path / "whole", num_seeds=2, cache=False)
+    shutil.rmtree(tmp_path / "whole" / "checkpoints" / f"{32:013d}")
+    first = launch(config, tmp_path / "run", start_from=tmp_path / "whole", cache=False)
+    shutil.rmtree(tmp_path / "run" / "checkpoints")
+    again = launch(config, tmp_path / "run", cache=False)
+    assert again.resumed_at is None and differing(again.result, first.result) == []
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["start_from"]["env_steps"] == 16
+
+
 def test_a_run_that_is_stopped_between_two_checkpoints_is_saved_where_it_is(tmp_path, monkeypatch, caplog):
     config = tiny(40, logging={"every": 0, "sinks": []}, checkpoint={"every": 0, "best": "none"})
     whole, advance = jaxtrain.train(config, jax.random.key(0)), Programs.advance

@@ -64,6 +64,11 @@ def test_a_misspelt_field_and_a_wrong_total_are_named_together_and_nothing_is_ma
         (["plan", "FILE", "--evaluation.every", "1e9"], "evaluation.every"),
         (["list", "envs", "more"], "takes no more arguments"),
         (
+            ["train", "FILE", "--take", "agent"],
+            "take = 'agent': needs init_from, the run that it is taken from",
+        ),
+        (["train", "FILE", "--init-from", "gone@last"], "'gone': holds no run: there is no such directory"),
+        (
             ["train", "FILE", "--num_seed", "2"],
             "--num_seed: no such option or field of the config; the nearest",
         ),
@@ -73,6 +78,26 @@ def test_a_bad_request_is_one_readable_error_and_exit_code_2(file, capsys, argum
     assert main([file if word == "FILE" else word for word in arguments]) == 2
     message = capsys.readouterr().err
     assert words in message and "Traceback" not in message
+
+
+@pytest.mark.parametrize(
+    ("arguments", "given"),
+    [
+        ([], (None, None)),
+        (["--init-from", "runs/a@last", "--take", "agent"], ("runs/a@last", "agent")),
+        (["--init-from=runs/a"], ("runs/a", None)),
+    ],
+)
+def test_a_run_to_begin_from_reaches_launch(file, tmp_path, monkeypatch, arguments, given):
+    asked: list[tuple[object, object]] = []
+
+    def launch(config, directory, *, init_from, take, **rest):
+        asked.append((init_from, take))
+        raise OSError("enough")
+
+    monkeypatch.setattr("jaxtrain.runs.launch.launch", launch)
+    assert main(["train", *arguments, file, "--out", str(tmp_path / "out")]) == 1
+    assert asked == [given]
 
 
 def test_the_plan_names_each_event_with_its_env_steps_and_the_memory(file, capsys):
@@ -109,6 +134,8 @@ def test_help_lists_every_field(capsys):
         "--algorithm.learning-rate",
         "--evaluation.num-episodes",
         "--total-env-steps",
+        "--init-from RUN[@best|last|ENV_STEPS]",
+        "--take {params,agent}",
     ):
         assert field in text
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from jaxtrain import load_config
-from jaxtrain.tools import experiments
+from jaxtrain.config import experiments
 
 ROOT = Path(__file__).parents[2]
 

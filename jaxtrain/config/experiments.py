@@ -1,0 +1,44 @@
+"""The experiments that come with the library, by name.
+
+In: a name or a path. Out: the config file. In a wheel they are inside the package, in a clone beside it.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from jaxtrain.errors import MISSING, ConfigError, Problem, nearest
+
+
+def known() -> dict[str, Path]:
+    """Every experiment: its name, and its file."""
+    package = Path(__file__).resolve().parents[1]
+    clone = package.parent if (package.parent / "pyproject.toml").is_file() else package
+    place = next((p for p in (package / "experiments", clone / "experiments") if p.is_dir()), package)
+    return {path.stem: path for path in sorted(place.glob("*.yaml"))}
+
+
+def find(name: str | Path) -> Path | None:
+    """The file or directory at that path, or else the experiment of that name; None if there is neither."""
+    try:
+        return Path(name) if Path(name).exists() else known().get(str(name))
+    except (OSError, ValueError):  # no path at all: too long, or with NUL
+        return None
+
+
+def file_of(name: str | Path) -> Path:
+    """The config file at that path, or else of the experiment of that name.
+
+    Raises:
+      ConfigError: there is neither, or it is a directory.
+    """
+    path = find(name)
+    if path is None:
+        near, names = nearest(str(name), known()), ", ".join(known())
+        rule = f"there is no such file; needs one of YAML, or the name of an experiment{near}"
+        rule += "" if names in near else f"; known: {names}"
+        raise ConfigError([Problem(str(name), MISSING, rule)])
+    if path.is_dir():
+        rule = f"is a directory; to go on with the run in it: jaxtrain resume {name}"
+        raise ConfigError([Problem(str(name), MISSING, rule)])
+    return path
