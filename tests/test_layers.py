@@ -163,6 +163,26 @@ def lengths(files: Mapping[str, str]) -> list[str]:
     return [f"{name}: {n} lines, needs at most {MOST_LINES}" for name, n in found.items() if n > MOST_LINES]
 
 
+MOST_LINES_OF_A_FUNCTION = 60  # without its docstring and decorators
+
+
+def long_functions(files: Mapping[str, str]) -> list[str]:
+    """The functions that are too long, those within others included."""
+    found: list[str] = []
+    for name, source in files.items():
+        for node in ast.walk(ast.parse(source)):
+            if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                continue
+            lines = (node.end_lineno or node.lineno) - node.lineno + 1
+            if ast.get_docstring(node) is not None:
+                lines -= (node.body[0].end_lineno or 0) - node.body[0].lineno + 1
+            if lines > MOST_LINES_OF_A_FUNCTION:
+                found.append(
+                    f"{name}: {node.name} has {lines} lines, needs at most {MOST_LINES_OF_A_FUNCTION}"
+                )
+    return found
+
+
 def read(*folders: str) -> dict[str, str]:
     """Every Python file below folders of the repository, by its path."""
     paths = [path for folder in folders for path in (ROOT / folder).rglob("*.py")]
@@ -177,6 +197,25 @@ def test_no_file_is_too_long():
 def test_a_line_too_many_is_found():
     assert lengths({"a.py": "x\n" * MOST_LINES}) == []
     assert len(lengths({"a.py": "x\n" * (MOST_LINES + 1)})) == 1
+
+
+def test_no_function_of_the_package_is_too_long():
+    found = long_functions(read("jaxtrain"))
+    assert not found, "\n".join(found)
+
+
+@pytest.mark.parametrize(
+    ("head", "lines", "count"),
+    [
+        ("def f():\n", MOST_LINES_OF_A_FUNCTION - 1, 0),
+        ("def f():\n", MOST_LINES_OF_A_FUNCTION, 1),
+        ('def f():\n    """One.\n\n    Two.\n    """\n', MOST_LINES_OF_A_FUNCTION - 1, 0),
+        ('def f():\n    """One."""\n', MOST_LINES_OF_A_FUNCTION, 1),
+        ("@cache\n@jit\nasync def f(\n    x,\n):\n", MOST_LINES_OF_A_FUNCTION - 2, 1),
+    ],
+)
+def test_a_function_of_a_line_too_many_is_found(head, lines, count):
+    assert len(long_functions({"a.py": head + "    pass\n" * lines})) == count
 
 
 # ---- where tests belong
