@@ -1,9 +1,10 @@
-"""The table of rooms: who may import whom, read from the import statements; and where tests belong."""
+"""The table of rooms: who may import whom, read from the import statements; lengths; where tests belong."""
 
 from __future__ import annotations
 
 import ast
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
@@ -148,6 +149,132 @@ def test_every_import_is_in_the_table():
 )
 def test_a_planted_fault_is_found(modules):
     assert len(violations(modules)) == 1
+
+
+# ---- lengths
+
+
+MOST_LINES = 480  # of a file
+
+
+def lengths(files: Mapping[str, str]) -> list[str]:
+    """The files that are too long."""
+    found = {name: len(source.splitlines()) for name, source in files.items()}
+    return [f"{name}: {n} lines, needs at most {MOST_LINES}" for name, n in found.items() if n > MOST_LINES]
+
+
+MOST_LINES_OF_A_FUNCTION = 60  # without its docstring and decorators
+
+
+def long_functions(files: Mapping[str, str]) -> list[str]:
+    """The functions that are too long, those within others included."""
+    found: list[str] = []
+    for name, source in files.items():
+        for node in ast.walk(ast.parse(source)):
+            if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                continue
+            lines = (node.end_lineno or node.lineno) - node.lineno + 1
+            if ast.get_docstring(node) is not None:
+                lines -= (node.body[0].end_lineno or 0) - node.body[0].lineno + 1
+            if lines > MOST_LINES_OF_A_FUNCTION:
+                found.append(
+                    f"{name}: {node.name} has {lines} lines, needs at most {MOST_LINES_OF_A_FUNCTION}"
+                )
+    return found
+
+
+def read(*folders: str) -> dict[str, str]:
+    """Every Python file below folders of the repository, by its path."""
+    paths = [path for folder in folders for path in (ROOT / folder).rglob("*.py")]
+    return {path.relative_to(ROOT).as_posix(): path.read_text(encoding="utf-8") for path in paths}
+
+
+def test_no_file_is_too_long():
+    found = lengths(read("jaxtrain", "tests"))
+    assert not found, "\n".join(found)
+
+
+def test_a_line_too_many_is_found():
+    assert lengths({"a.py": "x\n" * MOST_LINES}) == []
+    assert len(lengths({"a.py": "x\n" * (MOST_LINES + 1)})) == 1
+
+
+def test_no_function_of_the_package_is_too_long():
+    found = long_functions(read("jaxtrain"))
+    assert not found, "\n".join(found)
+
+
+@pytest.mark.parametrize(
+    ("head", "lines", "count"),
+    [
+        ("def f():\n", MOST_LINES_OF_A_FUNCTION - 1, 0),
+        ("def f():\n", MOST_LINES_OF_A_FUNCTION, 1),
+        ('def f():\n    """One.\n\n    Two.\n    """\n', MOST_LINES_OF_A_FUNCTION - 1, 0),
+        ('def f():\n    """One."""\n', MOST_LINES_OF_A_FUNCTION, 1),
+        ("@cache\n@jit\nasync def f(\n    x,\n):\n", MOST_LINES_OF_A_FUNCTION - 2, 1),
+    ],
+)
+def test_a_function_of_a_line_too_many_is_found(head, lines, count):
+    assert len(long_functions({"a.py": head + "    pass\n" * lines})) == count
+
+
+# ---- where tests belong
+
+
+def untested(package: Mapping[str, str], tests: Mapping[str, str]) -> list[str]:
+    """The modules with a public function that no test file of their own room and name imports."""
+    found: list[str] = []
+    for path, source in package.items():
+        public = [n.name for n in ast.parse(source).body if isinstance(n, ast.FunctionDef)]
+        if not any(name[0] != "_" for name in public):
+            continue
+        module = path.removesuffix(".py").replace("/", ".").removesuffix(".__init__")
+        *room, name = path.removeprefix("jaxtrain/").removesuffix(".py").split("/")
+        if name == "__init__":  # of a room: its file has the room's name
+            name = room[-1]
+        start = "/".join(("tests", *room, f"test_{name}"))
+        own = (text for file, text in tests.items() if re.match(rf"{start}(_\w+)?\.py$", file))
+        if not any("def test_" in text and _imports(text, module) for text in own):
+            found.append(f"{path}: no {start}*.py imports {module}")
+    return found
+
+
+def _imports(source: str, module: str) -> bool:
+    """Whether a source imports a module or something from it."""
+    return any(name == module or name.startswith(f"{module}.") for name in imports(source))
+
+
+def test_each_module_with_a_public_function_has_a_test_file_of_its_name_that_imports_it():
+    found = untested(read("jaxtrain"), read("tests"))
+    assert not found, "\n".join(found)
+
+
+PUBLIC = {"jaxtrain/rl/a.py": "def f(): ..."}
+
+
+@pytest.mark.parametrize(
+    ("package", "tests", "count"),
+    [
+        (PUBLIC, {}, 1),
+        (PUBLIC, {"tests/rl/test_a.py": ""}, 1),
+        (PUBLIC, {"tests/rl/test_ab.py": "import jaxtrain.rl.a"}, 1),
+        (PUBLIC, {"tests/loop/test_a.py": "import jaxtrain.rl.a"}, 1),
+        (PUBLIC, {"tests/rl/test_a.py": "from jaxtrain.rl import b"}, 1),
+        (PUBLIC, {"tests/rl/test_a.py": "from jaxtrain.rl.ab import f"}, 1),
+        (PUBLIC, {"tests/rl/test_a.py": "from jaxtrain.rl import a"}, 0),
+        (PUBLIC, {"tests/rl/test_a_more.py": "from jaxtrain.rl.a import f"}, 0),
+        ({"jaxtrain/rl/a.py": "def _f(): ..."}, {}, 0),
+        ({"jaxtrain/tree.py": "def f(): ..."}, {"tests/test_tree_more.py": "import jaxtrain.tree"}, 0),
+        ({"jaxtrain/rl/__init__.py": "def f(): ..."}, {"tests/rl/test_rl.py": "from jaxtrain import rl"}, 0),
+    ],
+)
+def test_a_module_without_a_test_of_its_own_is_found(package, tests, count):
+    body = "\n\n\ndef test_something(): ..."
+    assert len(untested(package, {path: text + body for path, text in tests.items()})) == count
+    assert len(untested(package, tests)) == len([text for text in package.values() if "def f" in text])
+
+
+# ---- what an import costs
 
 
 def test_importing_jaxtrain_brings_in_nothing_beyond_jax_flax_and_optax():

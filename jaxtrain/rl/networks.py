@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import flax.linen as nn
@@ -61,19 +62,25 @@ def orthogonal(scale: float) -> Callable[..., jax.Array]:
 
     def init(key: Key, shape: tuple[int, ...], dtype: Any = jnp.float32, **_: Any) -> jax.Array:
         rows, columns = math.prod(shape[:-1]), shape[-1]
-        length, count = max(rows, columns), min(rows, columns)
-
-        def project(j: int, q: jax.Array) -> jax.Array:
-            v, earlier = q[:, j], jnp.arange(count) < j
-            for _ in range(2):
-                along = jnp.where(earlier, jnp.dot(v, q, precision="highest"), 0.0)
-                v = v - jnp.dot(q, along, precision="highest")
-            return q.at[:, j].set(v / jnp.linalg.norm(v))
-
-        q = lax.fori_loop(0, count, project, jax.random.normal(key, (length, count), dtype))
+        q = _orthonormal(key, max(rows, columns), min(rows, columns), dtype)
         return scale * (q if rows >= columns else q.T).reshape(shape)
 
     return init
+
+
+# Outside of a program a loop is compiled at every call, and a jitted function once for each shape.
+@partial(jax.jit, static_argnums=(1, 2, 3), inline=True)
+def _orthonormal(key: Key, length: int, count: int, dtype: Any) -> jax.Array:
+    """f[length, count], `count` orthonormal columns."""
+
+    def project(j: int, q: jax.Array) -> jax.Array:
+        v, earlier = q[:, j], jnp.arange(count) < j
+        for _ in range(2):
+            along = jnp.where(earlier, jnp.dot(v, q, precision="highest"), 0.0)
+            v = v - jnp.dot(q, along, precision="highest")
+        return q.at[:, j].set(v / jnp.linalg.norm(v))
+
+    return lax.fori_loop(0, count, project, jax.random.normal(key, (length, count), dtype))
 
 
 def dense(features: int, scale: float, name: str | None = None) -> nn.Dense:

@@ -305,23 +305,6 @@ def test_warm_up_and_target_copy_are_conditions_that_no_seed_axis_reaches():
     assert found.count((num_params, False)) == 1
 
 
-@pytest.mark.parametrize("seeds", [None, 4])
-def test_the_loop_makes_no_copy_of_the_replay(seeds):
-    """Temporaries at two capacities differ by less than 1 % of the difference of the rings."""
-
-    def memory(buffer_size):
-        trainer = Trainer(config_of(probes.TwoActions(), dqn(buffer_size=buffer_size), NUM_ENVS, 10))
-        keys = KEY if seeds is None else jax.random.split(KEY, seeds)
-        state = jax.eval_shape(trainer.init, keys)
-        run = jax.jit(trainer.run, static_argnums=1, donate_argnums=0)
-        analysis = run.lower(state, 10).compile().memory_analysis()
-        ring = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(state.agent.replay))
-        return analysis.temp_size_in_bytes, ring
-
-    (small, small_ring), (large, large_ring) = memory(2**10), memory(2**17)
-    assert abs(large - small) < 0.01 * (large_ring - small_ring)
-
-
 # What is refused. ----------------------------------------------------------------------------------------
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from jaxtrain.config import field
-from jaxtrain.config.field import Items, Params, as_number, from_mapping
+from jaxtrain.config.field import Items, Params, from_mapping
 from jaxtrain.config.schema import EvaluationConfig
 from jaxtrain.errors import ConfigError, Problem
 
@@ -145,11 +145,6 @@ def test_all_faults_are_in_one_error_a_line_each():
     assert isinstance(error.value, ValueError)
 
 
-def test_under_puts_a_path_before_every_fault():
-    error = ConfigError([Problem("a.b", 1, "needs 2"), Problem("", 1, "needs a mapping")])
-    assert [p.path for p in error.under("events.0")] == ["events.0.a.b", "events.0"]
-
-
 def test_configs_cannot_be_changed_and_compare_by_value():
     config = Outer(count=5)
     with pytest.raises(dataclasses.FrozenInstanceError):
@@ -181,22 +176,6 @@ def test_a_rate_may_be_an_array_or_a_tracer_and_the_config_can_be_made_anew_from
     assert jax.vmap(one)(rates).tolist() == [0.25, 0.5]
     assert Outer(rate=rates).rate is rates
     assert Outer(rate=np.array([1, 2])).rate.dtype == np.float64  # a sweep over ints is one over floats
-
-
-@pytest.mark.parametrize(
-    ("text", "number"),
-    [
-        ("12", 12),
-        (" 1e3 ", 1000.0),
-        ("0x10", None),
-        ("", None),
-        ("1,5", None),
-        ("9" * 5000, None),
-        (2 + 0j, None),
-    ],
-)
-def test_a_number_is_what_reads_as_one(text, number):
-    assert as_number(text) == number
 
 
 VALUES = {

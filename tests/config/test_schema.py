@@ -15,7 +15,6 @@ import yaml
 
 from jaxtrain import ConfigError, Event, OnReset, Trainer, dump, every, load_config
 from jaxtrain.algorithms.ppo import PPO
-from jaxtrain.config.events import EventConfig
 from jaxtrain.config.schema import Config, EnvConfig, EvaluationConfig, describe, to_dict
 from tests import configs
 from tests.helpers import Walk
@@ -68,38 +67,6 @@ def test_what_people_write_on_a_command_line_works(path, overrides, expected):
         "env_params": config.env.params,
     }
     assert {name: found[name] for name in expected} == expected
-
-
-def test_a_mapping_on_the_way_of_an_override_is_made(tmp_path):
-    (tmp_path / "empty.yaml").write_text("# nothing yet\n")
-    overrides = ["env.id=tests.helpers:Walk", "env.params.push=0.5", "algorithm.network.shared=true"]
-    config = load_config(tmp_path / "empty.yaml", overrides)
-    assert config.env.params == {"push": 0.5} and config.algorithm.network.shared
-
-
-def test_the_word_on_is_a_key_and_merged_keys_may_be_said_again(tmp_path):
-    (tmp_path / "merge.yaml").write_text(
-        "env: {id: 'tests.helpers:Walk'}\n"
-        "events:\n"
-        "- &base {name: a, run: randomize, on: reset, params: {push: {low: 1, high: 2}}}\n"
-        "- {<<: *base, name: b}\n"
-    )
-    assert [(e.name, e.on) for e in load_config(tmp_path / "merge.yaml").events] == [
-        ("a", "reset"),
-        ("b", "reset"),
-    ]
-
-
-def test_numbers_of_the_environment_are_rates_as_its_fields_are():
-    def fitted(**given):
-        return Trainer(Config(env=EnvConfig(**given))).config.env
-
-    config = fitted(id=Walk(), params={"scale": 2, "push": np.float32(0.5), "end": "1e-1"})
-    assert config.params == {"scale": 2.0, "push": 0.5, "end": 0.1}
-    assert len(jax.tree.leaves(config)) == 3
-    nested = fitted(id="CartPole-v1", params={"gravity": 10, "max_steps_in_episode": 2e2})
-    assert [type(nested.params[name]) for name in nested.params] == [float, int]
-    assert jax.tree.leaves(nested) == [10.0]  # a count is static
 
 
 def test_parameters_swept_or_traced_pass_through():
@@ -252,10 +219,6 @@ def _fields(plain: Any, prefix: str = "") -> set[str]:
         nested &= prefix + name != "evaluation.env"
         found |= _fields(value, f"{prefix}{name}.") if nested else {prefix + name}
     return found
-
-
-def test_what_an_event_is_can_be_listed():
-    assert [name for name, *_ in describe(EventConfig)][:3] == ["name", "run", "on"]
 
 
 def test_a_tree_of_axes_keeps_the_leaves_of_free_form_parameters():

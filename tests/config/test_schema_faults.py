@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import datetime
 import random
-import re
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ import pytest
 
 from jaxtrain import ConfigError, Trainer, load_config
 from jaxtrain.config.field import from_mapping
-from jaxtrain.config.schema import Config, EnvConfig, LoggingConfig, to_dict
+from jaxtrain.config.schema import Config, LoggingConfig, to_dict
 from tests import configs
 
 ROOT = Path(__file__).parents[2]
@@ -283,26 +282,6 @@ def test_a_fault_is_named_before_anything_compiles(path, override, message):
     assert str(error.value) == message
 
 
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("env: [", "is not YAML: while parsing a flow node .*"),
-        ("a: 1\nenv: {}\na: 2", "is not YAML: 'a' stands twice .* line 3, column 1: .*"),
-        ("{a: 1}: 2", "is not YAML: a key is no word .*"),
-        ("a: &a {b: *a}", "is not YAML: .*recursive.*"),
-        ("a: \x00", "is not YAML: .*"),
-        ("[1, 2]", r"= \[1, 2\]: needs a mapping of fields at the top"),
-        ("false", "= False: needs a mapping of fields at the top"),
-        ("CartPole-v1", "= 'CartPole-v1': needs a mapping of fields at the top"),
-    ],
-)
-def test_a_file_that_holds_no_config_is_named(tmp_path, text, message):
-    path = tmp_path / "bad.yaml"
-    path.write_text(text)
-    with pytest.raises(ConfigError, match=f"^{re.escape(str(path))}:? {message}$"):
-        load_config(path)
-
-
 def test_a_file_that_cannot_be_read_is_named(tmp_path):
     with pytest.raises(
         ConfigError, match=r"none\.yaml: there is no such file; needs one of YAML, or the name"
@@ -364,25 +343,6 @@ def test_all_faults_are_said_at_once(path):
         "evaluation.env.id",
         "events.1.params.field",
     ]
-
-
-def test_an_unknown_environment_is_answered_with_the_nearest_and_a_derived_parameter_with_its_sources(path):
-    with pytest.raises(
-        ConfigError, match=r"^env.id = 'CartPole-v0': needs a gymnax id .*; nearest: 'CartPole-v1'"
-    ):
-        Trainer(load_config(path, ["env.id=CartPole-v0"]))
-    with pytest.raises(
-        ConfigError, match=r"^env.params.total_mass = 2: follows from masscart and masspole; set those$"
-    ):
-        Trainer(Config(env=EnvConfig(params={"total_mass": 2})))
-    draw = {
-        "name": "x",
-        "run": "randomize",
-        "every": 8192,
-        "params": {"polemass_length": {"low": 1, "high": 2}},
-    }
-    with pytest.raises(ConfigError, match=r"'polemass_length' follows from masspole and length; move those$"):
-        Trainer(Config(events=[draw]))
 
 
 def test_a_sinks_misspelt_option_is_found_with_the_config():

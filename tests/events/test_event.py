@@ -9,7 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxtrain import ConfigError, Event, OnReset, Trainer, at, every, startup, train, when
+from jaxtrain import Trainer, at, every, startup, train, when
+from jaxtrain.events.event import Event
 from jaxtrain.random import stream
 from jaxtrain.sinks import Memory
 from tests.helpers import differing, keys, tiny
@@ -226,20 +227,3 @@ def test_a_predicate_of_more_than_one_answer_is_named(state):
     event = Event("high", when(lambda s: s.env_params.end > 0, every=PER), nothing)
     with pytest.raises(TypeError, match=r"event 'high': its predicate gave shape \(2,\), needs one bool"):
         Trainer(tiny(), [event])._fire(event, state, None, 0, None)
-
-
-@pytest.mark.parametrize(
-    "parts",
-    [
-        [Event("a", every(PER), nothing), Event("a", at(PER), nothing)],
-        [Event("a", every(PER), nothing), OnReset("a", lambda key, params: params)],
-    ],
-)
-def test_two_of_one_name_are_refused(parts):
-    with pytest.raises(ConfigError, match=r"'a'.*needs a different name for each event"):
-        Trainer(tiny(), parts)
-
-
-def test_what_is_no_event_at_all_is_refused():
-    with pytest.raises(ConfigError, match="needs Event, OnReset or OnStep objects"):
-        Trainer(tiny(), [nothing])

@@ -210,22 +210,6 @@ def test_the_owner_is_named_while_it_runs_and_its_lock_is_free_after_kill_9(tmp_
     assert rundir.owner_of(directory) is None
 
 
-def test_a_lock_that_was_taken_away_before_it_was_locked_is_made_anew(tmp_path, monkeypatch):
-    """A process that was refused takes its lock with it, while another may have opened that file."""
-    flock, asked = rundir.fcntl.flock, []
-
-    def too_late(file, how):
-        if not asked:
-            (tmp_path / "lock").unlink()
-        asked.append(how)
-        flock(file, how)
-
-    monkeypatch.setattr(rundir.fcntl, "flock", too_late)
-    with rundir.RunDirectory(tmp_path):
-        assert len(asked) == 2
-        assert rundir.owner_of(tmp_path).startswith(f"process {os.getpid()} on ")
-
-
 @pytest.mark.parametrize("text", ["precious", '{"update": 0, "mine": 1}\n', "one\ntwo\n"])
 @pytest.mark.parametrize("name", ["config.yaml", "metrics.jsonl", "lock"])
 def test_a_file_that_has_the_name_of_a_runs_and_is_no_runs_is_refused_and_left_as_it_is(tmp_path, name, text):
@@ -254,46 +238,6 @@ def test_a_directory_that_has_what_a_run_would_write_to_is_refused_and_left_as_i
     shutil.rmtree(mine.parent)
     assert launch(config_of(4), tmp_path / "run").signal is None
     assert (tmp_path / "run" / ".part-two").is_dir()
-
-
-def test_a_directory_that_goes_while_a_run_waits_for_it_is_made_again(tmp_path, monkeypatch):
-    """A refused process takes with it what it made; this one is between making it and locking it."""
-    acquire = rundir.RunDirectory._acquire
-
-    def too_late(directory):
-        directory.path.rmdir()
-        acquire(directory)
-
-    monkeypatch.setattr(rundir.RunDirectory, "_acquire", too_late)
-    with rundir.RunDirectory(tmp_path / "run"):
-        assert rundir.owner_of(tmp_path / "run").startswith(f"process {os.getpid()} on ")
-
-
-def probing(directory, until):
-    """Ask again and again who holds a directory."""
-    while time.time() < until:
-        rundir.owner_of(directory)
-
-
-def test_a_look_at_who_holds_a_directory_keeps_nobody_out(tmp_path):
-    """`jaxtrain runs` in a loop, as a user watches it, while runs begin."""
-    directory = tmp_path / "run"
-    with rundir.RunDirectory(directory):
-        pass
-    begun = time.time()
-    processes = [start(None, probing, directory, begun + 2.5) for _ in range(2)]
-    tried, refused = 0, []
-    time.sleep(0.5)
-    while time.time() < begun + 2.0:
-        tried += 1
-        try:
-            rundir.RunDirectory(directory).release()
-        except ConfigError as error:
-            refused.append(str(error))
-    for process in processes:
-        assert ended(process) == 0
-    print(f"\n{tried - len(refused)}/{tried} starts while two processes looked")
-    assert not refused, refused[:1]
 
 
 # ---- what a run says of itself

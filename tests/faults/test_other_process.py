@@ -118,7 +118,7 @@ def interpreter(name: str, directory: Path, hash_seed: int, seeds: int) -> subpr
 @pytest.mark.parametrize(
     ("name", "seeds", "how"),
     [
-        ("reinforce", 2, signal.SIGTERM),
+        pytest.param("reinforce", 2, signal.SIGTERM, marks=pytest.mark.slow),
         ("dqn", 2, signal.SIGKILL),
         pytest.param("gru", 1, signal.SIGKILL, marks=pytest.mark.slow),
     ],

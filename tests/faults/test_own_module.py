@@ -11,11 +11,13 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
 
 import jaxtrain
+from tests.faults.processes import call, ended, main, start
 from tests.xla import FAST
 
 ROOT = Path(jaxtrain.__file__).parents[1]
@@ -28,28 +30,40 @@ logging: {every: 8, sinks: [jsonlines]}
 """
 
 
+def there(place: Path) -> None:
+    """Be a Python that was started in a directory."""
+    os.chdir(place)
+    sys.path.insert(0, "")
+
+
+def command(place: Path, *arguments: str) -> None:
+    there(place)
+    main(*arguments)
+
+
 def say(*arguments: object, cwd: Path) -> tuple[int, str]:
-    """A command in a process of its own; its exit code and what it says of errors."""
-    done = subprocess.run(
-        [sys.executable, "-m", "jaxtrain.tools.cli", *map(str, arguments)],
-        cwd=cwd,
-        env=os.environ | {"PYTHONPATH": str(ROOT), "XLA_FLAGS": FAST},
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    return done.returncode, done.stderr
+    """A command in a process of its own, begun there; its exit code and what it says."""
+    with tempfile.TemporaryDirectory() as name:
+        output = Path(name) / "output"
+        code = ended(start(output, command, cwd, *map(str, arguments)))
+        return code, output.read_text()
+
+
+def module_of_algorithm(place: Path, run: Path) -> str:
+    there(place)
+    return type(jaxtrain.load(run, "last").config.algorithm).__module__
 
 
 @pytest.fixture(scope="module")
 def original(tmp_path_factory):
-    """A project with a config, a module beside it and a run, begun from elsewhere."""
+    """A project with a config, a module beside it and a run, begun from elsewhere as a user does."""
     project = tmp_path_factory.mktemp("project")
     (project / "own_reinforce.py").write_text((ROOT / "examples" / "reinforce.py").read_text())
     (project / "small.yaml").write_text(SMALL)
     elsewhere = tmp_path_factory.mktemp("elsewhere")
-    code, err = say("train", project / "small.yaml", "--out", elsewhere / "run", cwd=elsewhere)
-    assert code == 0, err
+    words = [sys.executable, "-m", "jaxtrain.tools.cli", "train", project / "small.yaml"]
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "XLA_FLAGS": FAST}
+    subprocess.run([*words, "--out", elsewhere / "run"], cwd=elsewhere, env=environment, check=True)
     return project, elsewhere
 
 
@@ -109,19 +123,7 @@ def test_a_run_with_an_own_module_is_loaded_in_python_and_found_where_it_was_mov
     original, module, tmp_path
 ):
     run = original[1] / "run"
-    program = (
-        "import jaxtrain, sys; print(type(jaxtrain.load(sys.argv[1], 'last').config.algorithm).__module__)"
-    )
     (tmp_path / "own_reinforce.py").write_text(module.read_text())
-    for moved in (False, True):
-        if moved:
-            module.unlink()
-        done = subprocess.run(
-            [sys.executable, "-c", program, str(run)],
-            cwd=tmp_path if moved else original[1],
-            env=os.environ | {"PYTHONPATH": str(ROOT)},
-            capture_output=True,
-            text=True,
-            timeout=120,
-        )
-        assert done.stdout == "own_reinforce\n", done.stderr
+    assert call(module_of_algorithm, original[1], run) == "own_reinforce"
+    module.unlink()
+    assert call(module_of_algorithm, tmp_path, run) == "own_reinforce"

@@ -7,7 +7,6 @@ import sys
 import threading
 import warnings
 from functools import partial
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -256,49 +255,6 @@ def test_waiting_for_every_run_reaches_those_that_only_a_compiled_program_knows(
     callback.wait()
     assert len(memory.records) == 9
     door.finish()
-
-
-def test_speed_is_env_steps_of_all_seeds_over_training_time_alone(monkeypatch):
-    # Times are set, so that what is divided by what is exact.
-    now = [0.0]
-    monkeypatch.setattr(dispatch.time, "perf_counter", lambda: now[0])
-    memory = Memory()
-    door = callback.connect([memory], INFO)
-
-    def at(seconds: float, act: Any, *args: Any, **static: Any) -> None:
-        now[0] = seconds
-        act(door, *args, **static)
-
-    record = partial(Dispatcher.on_record, seeds=True)
-    at(100, Dispatcher.on_start, 0, num_seeds=4)
-    at(101, record, 0, {}, name="evaluation")  # before the first update
-    at(103, record, 10, {}, name="metrics")  # 10 updates in 2 s
-    at(150, record, 10, {}, name="evaluation")  # 47 s of evaluation
-    at(154, record, 30, {}, name="metrics")  # 20 updates in 4 s
-    at(190, record, 40, {}, name="evaluation")  # evaluated and trained for: no telling
-    at(190, record, 40, {}, name="metrics")
-    door.wait()
-    at(500, Dispatcher.on_start, 40, num_seeds=4)  # the next chunk, much later
-    at(501, record, 50, {}, name="metrics")
-    door.finish()
-    speeds = [r.time.get("env_steps_per_second") for r in memory.records]
-    assert speeds == [None, 160.0, 160.0, 160.0, 160.0, 160.0, 320.0]
-    assert [r.time["elapsed_seconds"] for r in memory.records] == [1, 3, 50, 54, 90, 90, 401]
-
-
-def test_records_and_time_go_on_from_those_of_earlier_starts(monkeypatch):
-    now = [100.0]
-    monkeypatch.setattr(dispatch.time, "perf_counter", lambda: now[0])
-    memory = Memory()
-    door = callback.connect([memory], INFO, records=5, elapsed_seconds=1000.0)
-    assert (door.records, door.elapsed_seconds) == (5, 1000.0)  # of a checkpoint before the first update
-    door.on_start(40, num_seeds=1)
-    for seconds, update in ((103.0, 50), (107.0, 60)):
-        now[0] = seconds
-        door.on_record(update, {}, name="metrics", seeds=False)
-    assert (door.records, door.elapsed_seconds) == (7, 1007.0)
-    door.finish()
-    assert [(r.index, r.time["elapsed_seconds"]) for r in memory.records] == [(5, 1003.0), (6, 1007.0)]
 
 
 def test_a_fault_of_the_door_itself_does_not_reach_the_program(monkeypatch, caplog):

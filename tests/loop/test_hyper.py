@@ -1,4 +1,4 @@
-"""Rates are in the state, by name: events move them, sweeps map over them, and nobody reads the config's."""
+"""Rates are in the state, by name, and events move them."""
 
 from __future__ import annotations
 
@@ -9,128 +9,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxtrain import (
-    ConfigError,
-    Event,
-    OnReset,
-    OnStep,
-    Trainer,
-    at,
-    every,
-    finish,
-    train,
-)
-from jaxtrain.algorithms.dqn import DQN
-from jaxtrain.config import field
-from jaxtrain.events.event import mean_return
-from jaxtrain.loop.hyper import ELSEWHERE, Rates, scale_rate
-from jaxtrain.loop.state import ABANDONED, AXES, NON_FINITE, RUNNING
-from jaxtrain.loop.train import program
-from jaxtrain.runs.launch import launch
+from jaxtrain import Event, OnReset, OnStep, Trainer, at, every, finish, train
+from jaxtrain.loop.hyper import Rates, scale_rate
+from jaxtrain.loop.state import ABANDONED, NON_FINITE, RUNNING
 from jaxtrain.sinks import Memory
-from tests.helpers import Reinforce, Walk, arrays, differing, equations, keys, seed, tiny, tiny_ppo
-
-PER = tiny().env_steps_per_update
-
-
-@field.config
-class Logged(Reinforce):
-    """Its metrics are the rates that it used."""
-
-    name: str = field.text("logged")
-
-    def make(self, spec):
-        made = super().make(spec)
-
-        def update(*args):
-            agent, runner, metrics = made.update(*args)
-            rates = {"learning_rate": self.learning_rate, "gamma": self.gamma}
-            return agent, runner, metrics | {name: jnp.asarray(x) for name, x in rates.items()}
-
-        return made._replace(update=update)
-
-
-def push(key, params, *, amount, offset=0.0):
-    """An `OnReset` hook."""
-    return params._replace(push=params.push * amount + offset)
-
-
-def jump(key, state, params, *, far):
-    """An `OnStep` hook."""
-    return state._replace(position=state.position + far)
-
-
-def add(trainer, state, key, *, amount, unit=1):
-    """An event that moves the policy by its own parameter, and says by how much."""
-    moved = state.agent["policy"] + amount * unit
-    return state.replace(agent=state.agent | {"policy": moved}), {"amount": jnp.asarray(amount)}
-
-
-def setting(name, value):
-    """The `run` of an event that sets one rate."""
-
-    def run(trainer, state, key):
-        return state.replace(hyper=state.hyper.replace({name: value})), {}
-
-    return run
-
-
-HERE = "tests.loop.test_hyper"
-STOCK = {"name": "curriculum", "every": PER, "params": {"field": "scale", "marks": [0.0, 48.0]}}
-
-
-def every_kind(**rates):
-    """A config with rates of every kind, which `rates` changes; keywords are names with `__` for a dot."""
-    given = {
-        "learning_rate": 0.1,
-        "push": 0.2,
-        "scale": 0.5,
-        "end": 0.3,
-        "low": 0.1,
-        "last": 2.0,
-        "offset": 0.1,
-        "far": 0.01,
-        "amount": 0.05,
-    } | rates
-    assert len(given) == 9
-    low = {"low": given["low"], "high": 0.9}
-    curriculum = STOCK | {"params": STOCK["params"] | {"values": [1.0, given["last"]]}}
-    return tiny(
-        6,
-        params={"push": given["push"]},
-        algorithm=Logged(learning_rate=given["learning_rate"]),
-        evaluation={
-            "every": 2 * PER,
-            "num_episodes": 2,
-            "max_episode_steps": 7,
-            "env": {"id": Walk(), "params": {"scale": given["scale"]}},
-            "events": [
-                {"name": "inside", "run": "randomize", "on": "reset", "params": {"end": low}},
-            ],
-        },
-        events=[
-            curriculum,
-            {
-                "name": "hook",
-                "run": f"{HERE}:push",
-                "on": "reset",
-                "params": {"amount": 1.1, "offset": given["offset"]},
-            },
-            {"name": "jump", "run": f"{HERE}:jump", "on": "step", "params": {"far": given["far"]}},
-            {"name": "own", "run": f"{HERE}:add", "every": PER, "params": {"amount": given["amount"]}},
-            {
-                "name": "again",
-                "run": "evaluation",
-                "every": 3 * PER,
-                "params": {
-                    "num_episodes": 2,
-                    "max_episode_steps": 7,
-                    "env": {"id": Walk(), "params": {"end": given["end"]}},
-                },
-            },
-        ],
-    )
-
+from tests.helpers import Reinforce, Walk, arrays, differing, keys, seed, tiny, tiny_ppo
+from tests.loop.rates import LOOK, PER, Logged, add, every_kind, jump, push, setting
 
 # ---- names
 
@@ -241,34 +125,56 @@ def test_scale_rate_multiplies_one_and_nothing_else(factor):
 # ---- what an event makes of a rate
 
 
-@pytest.mark.parametrize("name", ["learning_rate", "gamma"])
-@pytest.mark.parametrize("seeds", [0, 3])
-def test_the_next_update_is_that_of_a_run_with_the_new_rate(name, seeds):
-    key, path = keys(seeds) if seeds else jax.random.key(0), f"algorithm.{name}"
-    before, after = tiny(algorithm=Logged()), tiny(algorithm=Logged(**{name: 0.625}))
-    moved = Trainer(before, [Event("move", at(3 * PER), setting(path, jnp.full(key.shape[1:], 0.625)))])
-    plain, other = Trainer(before), Trainer(after)
-    third = jax.jit(moved.run, static_argnums=1)(moved.init(key), 3)
+def move(trainer, state, key, **rates):
+    """Set rates of the algorithm to the event's own parameters."""
+    rates = {f"algorithm.{name}": x for name, x in rates.items()}
+    return state.replace(hyper=state.hyper.replace(rates)), {}
+
+
+MOVED = {"learning_rate": 0.1, "gamma": 0.9}  # as they are
+
+
+@pytest.fixture(scope="module", params=[0, 3], ids=["a key", "3 seeds"])
+def moving(request):
+    """Compiled: new states, a run of three updates with the event at its end, an update."""
+    key = keys(request.param) if request.param else jax.random.key(0)
+    trainer = Trainer(tiny(algorithm=Logged(**MOVED)), [Event("move", at(3 * PER), move, MOVED)])
+
+    @jax.jit
+    def third(**moved):
+        rates = trainer.rates().replace({f"events.move.{name}": x for name, x in moved.items()})
+        rates = jax.tree.map(lambda x: jnp.broadcast_to(x, key.shape), rates)
+        return trainer.run(trainer.new(key, rates), 3)
+
+    return third, jax.jit(trainer.update)
+
+
+@pytest.mark.parametrize("name", MOVED)
+def test_the_next_update_is_that_of_a_run_with_the_new_rate(name, moving):
+    run, update = moving
+    third, same = run(**MOVED | {name: 0.625}), run(**MOVED)
     assert (third.metrics[f"train/{name}"] != 0.625).all()  # of the update before the event
-    fourth = jax.jit(moved.update)(third)
+    fourth = update(third)
     assert (fourth.metrics[f"train/{name}"] == 0.625).all()
-    same = jax.jit(plain.run, static_argnums=1)(plain.init(key), 3)
-    rates = jax.tree.map(lambda x: jnp.broadcast_to(x, key.shape), other.rates())
-    expected = jax.jit(other.update)(same.replace(hyper=rates))
-    assert differing(fourth.replace(events={}), expected.replace(events={})) == []
-    assert differing(fourth.agent, jax.jit(plain.update)(same).agent) != []
+    rates = same.hyper.replace({f"algorithm.{name}": jnp.full(same.status.shape, 0.625)})
+    expected = update(same.replace(hyper=rates))
+    assert differing(fourth.replace(hyper=()), expected.replace(hyper=())) == []
+    assert differing(fourth.agent, update(same).agent) != []
+
+
+def scale(trainer, state, key, *, by):
+    return scale_rate(state, "algorithm.learning_rate", by), {}
 
 
 def test_the_learning_rate_of_ppo_is_seen_in_the_next_updates_metric():
-    algorithm = tiny_ppo(learning_rate=0.25)
-    halve = Event("halve", at(2 * PER), lambda t, s, k: (scale_rate(s, "algorithm.learning_rate", 0.5), {}))
     look = Event("look", every(PER), lambda t, s, k: (s, {"rate": s.metrics["train/learning_rate"]}))
-    one, two = (
-        np.asarray(
-            train(tiny(4, algorithm=algorithm), jax.random.key(0), events=events).history["look"]["rate"]
-        )
-        for events in ([look], [halve, look])
-    )
+
+    def rates(by):
+        event = {"name": "scale", "run": f"{__name__}:scale", "at": [2 * PER], "params": {"by": by}}
+        config = tiny(4, algorithm=tiny_ppo(learning_rate=0.25), events=[event])
+        return train(config, jax.random.key(0), events=[look]).history["look"]["rate"]
+
+    one, two = np.asarray(jax.vmap(rates)(jnp.array([1.0, 0.5])))
     np.testing.assert_array_equal(two[:2], one[:2])
     np.testing.assert_allclose(two[2:], one[2:] / 2, rtol=1e-6)
     assert (one > 0).all()
@@ -313,190 +219,6 @@ def test_a_trainer_of_another_config_goes_on_with_the_rates_of_the_state():
     state = one.init(keys(3))
     assert differing(other.update(state), one.update(state)) == []
     assert differing(other.update(other.init(keys(3))), other.update(state)) != []
-
-
-# ---- sweeps
-
-
-KINDS = {
-    "learning_rate": (0.0, 0.1, 0.3),
-    "push": (0.0, 0.1, 0.5),
-    "scale": (0.5, 1.0, 3.0),
-    "end": (0.05, 0.5, 1.0),
-    "low": (0.05, 0.5, 0.9),
-    "last": (1.0, 2.0, 4.0),
-    "offset": (0.0, 0.1, 1.0),
-    "far": (0.0, 0.1, -0.1),
-    "amount": (0.0, 0.1, -0.2),
-}
-
-
-def look(trainer, state, key):
-    leaves = jax.tree_util.tree_leaves_with_path((state.agent, state.runner, state.env_params))
-    return state, {jax.tree_util.keystr(path): leaf for path, leaf in leaves}
-
-
-LOOK = (Event("look", every(PER), look),)
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_a_sweep_is_the_single_runs_whatever_kind_of_rate_it_is_over(kind):
-    def one(value):
-        return train(every_kind(**{kind: value}), jax.random.key(0), events=LOOK).history
-
-    together = jax.vmap(one)(jnp.array(KINDS[kind]))
-    apart = [one(value) for value in KINDS[kind]]
-    for i, alone in enumerate(apart):
-        for (path, x), (_, y) in zip(arrays(together), arrays(alone), strict=True):
-            np.testing.assert_allclose(x[i], y, atol=1e-5, rtol=1e-5, err_msg=f"{i}{path}")
-    assert differing(apart[0], apart[2]) != []  # else the rate does nothing, and this shows nothing
-
-
-def constants(jaxpr, consts=()):
-    """Every array and number that stands in a program."""
-    yield from consts
-    for eqn, _ in equations(jaxpr):
-        for x in eqn.invars:
-            if hasattr(x, "val"):
-                yield x.val
-        for inner in jax.tree.leaves(eqn.params, is_leaf=lambda x: hasattr(x, "consts")):
-            yield from getattr(inner, "consts", ())
-
-
-def marked(config, events):
-    """Whether a number that can only come from what stands in a config for its rates is in the program."""
-    whole, rates = program(Trainer(config, events), events, observed=True)
-    closed = jax.make_jaxpr(whole)(rates, jax.random.key(0), jnp.int32(0))
-    found = False
-    for x in constants(closed.jaxpr, closed.consts):
-        if jnp.issubdtype(jnp.result_type(x), jnp.floating):
-            size = np.abs(np.asarray(x, np.float64))
-            found |= bool(((size > ELSEWHERE / 100) & (size < ELSEWHERE * 100)).any())
-    return found
-
-
-GIVEN = (
-    *LOOK,
-    Event("late", finish(), add, {"amount": 0.5}),
-    OnReset("start", push, {"amount": 2.0}),
-    OnStep("step", jump, params={"far": 0.125}),
-)
-
-
-def test_nothing_in_the_program_reads_a_rate_from_the_config():
-    assert not marked(every_kind(), GIVEN)
-
-
-@pytest.mark.parametrize("algorithm", [tiny_ppo(), DQN(buffer_size=64, batch_size=8, learning_starts=8)])
-def test_no_algorithm_reads_a_rate_from_the_config(algorithm):
-    assert not marked(tiny(algorithm=algorithm, params={"scale": 0.5}), ())
-
-
-def test_a_reader_of_the_config_is_found_by_its_mark():
-    def read(trainer, state, key):
-        return state, {"rate": state.hyper["algorithm.gamma"] * trainer.config.algorithm.learning_rate}
-
-    assert marked(tiny(), (Event("reader", finish(), read),))
-
-
-# ---- arrays of several
-
-
-SEVERAL = np.array([0.1, 0.2])
-REFUSED = {
-    "algorithm.learning_rate": tiny(algorithm=Reinforce(learning_rate=SEVERAL)),
-    "env.params.push": tiny(params={"push": SEVERAL}),
-    "evaluation.env.params.scale": tiny(evaluation={"env": {"id": Walk(), "params": {"scale": SEVERAL}}}),
-    "events.0.params.amount": tiny(
-        events=[{"name": "own", "run": f"{HERE}:add", "every": PER, "params": {"amount": SEVERAL}}]
-    ),
-}
-
-
-@pytest.mark.parametrize("name", REFUSED)
-def test_a_rate_of_several_values_is_refused_by_name_before_anything_compiles(name, tmp_path, monkeypatch):
-    config = REFUSED[name]
-    monkeypatch.setattr(jax, "jit", None)
-    for use in (
-        lambda: train(config, jax.random.key(0)),
-        lambda: Trainer(config),
-        lambda: launch(config, tmp_path / "run", num_seeds=2),
-    ):
-        with pytest.raises(ConfigError, match=rf"{name} = .*needs one number") as error:
-            use()
-        assert len(error.value.problems) == 1
-    assert list(tmp_path.iterdir()) == []
-
-
-# ---- populations
-
-
-def mixed(trainer, state, key, *, share):
-    """Every seed takes a share of the mean of all."""
-    agent = jax.tree.map(lambda x: (1 - share) * x + share * x.mean(0), state.agent)
-    return state.replace(agent=agent), {"share": jnp.asarray(share)}
-
-
-def population(share, rate=0.1, more=0.5):
-    params = {"share": share}
-    event = {"name": "mix", "run": f"{HERE}:mixed", "at": [2 * PER], "scope": "population", "params": params}
-    other = {"name": "own", "run": f"{HERE}:add", "every": PER, "params": {"amount": more}}
-    return tiny(4, algorithm=Reinforce(learning_rate=rate), events=[event, other])
-
-
-@pytest.mark.parametrize("nested", [False, True])
-def test_a_swept_parameter_of_a_population_event_is_refused_by_name(nested):
-    run = jax.vmap(lambda share: train(population(share), jax.random.key(0)))
-    if nested:
-        run = jax.vmap(lambda key: jax.vmap(lambda s: train(population(s), key))(jnp.array([0.1, 0.2])))
-    with pytest.raises(ValueError, match=r"events\.mix\.share: the event sees all seeds at once"):
-        run(keys(2) if nested else jnp.array([0.1, 0.2]))
-
-
-def test_other_rates_may_be_swept_beside_a_population_event():
-    rates, more = jnp.array([0.0, 0.1]), jnp.array([0.5, 0.25])
-    result = jax.vmap(lambda r, m: train(population(0.5, r, m), jax.random.key(0)))(rates, more)
-    assert result.history["mix"]["share"].tolist() == [[0.5], [0.5]]
-    assert result.history["own"]["amount"][:, 0].tolist() == [0.5, 0.25]
-    np.testing.assert_array_equal(result.state.hyper["algorithm.learning_rate"], rates)
-
-
-def exploit(trainer, state, key):
-    """The worst seed takes the agent of the best, and a rate near that of the best."""
-    score = jnp.nan_to_num(jax.vmap(mean_return, (AXES,))(state), nan=-jnp.inf)
-    best, worst = jnp.argmax(score), jnp.argmin(score)
-    copy = partial(jax.tree.map, lambda x: x.at[worst].set(x[best]))
-    rate = state.hyper["algorithm.learning_rate"]
-    factor = jnp.where(jax.random.bernoulli(key), 0.8, 1.25)
-    hyper = state.hyper.replace({"algorithm.learning_rate": rate.at[worst].set(rate[best] * factor)})
-    return state.replace(agent=copy(state.agent), hyper=hyper), {"best": best, "worst": worst, "rate": rate}
-
-
-def test_the_worst_of_eight_seeds_takes_the_agent_of_the_best_and_a_rate_near_its():
-    config = tiny(6, algorithm=Logged())
-    trainer = Trainer(config, [Event("exploit", at(3 * PER), exploit, scope="population")])
-    plain, run = Trainer(config), partial(jax.jit, static_argnums=1)
-    state, untouched = (run(t.run)(t.init(keys(8)), 3) for t in (trainer, plain))
-    before, after = run(plain.run)(plain.init(keys(8)), 3), state
-    score = np.asarray(before.episodes.returns.sum(1) / np.maximum(before.episodes.finished, 1))
-    changed = [i for i in range(8) if differing(seed(i, before.agent), seed(i, after.agent))]
-    (worst,) = changed
-    best = next(
-        i for i in range(8) if i != worst and not differing(seed(i, after.agent), seed(worst, after.agent))
-    )
-    assert score[best] == score.max() and score[worst] == score.min()
-    rate = np.asarray(after.hyper["algorithm.learning_rate"])
-    assert rate[worst] in (np.float32(0.1) * np.float32(0.8), np.float32(0.1) * np.float32(1.25))
-    assert (np.delete(rate, worst) == np.float32(0.1)).all()
-    on, off = (run(t.run)(s, 3) for t, s in ((trainer, after), (plain, untouched)))
-    for i in range(8):
-        same = differing(seed(i, on.replace(events={})), seed(i, off.replace(events={}))) == []
-        assert same == (i != worst)
-    assert on.metrics["train/learning_rate"][worst] == rate[worst]
-    # As one program with `train`, to the bit.
-    result = jax.vmap(partial(train, config, events=trainer.events[:]))(keys(8))
-    assert differing(result.state.agent, on.agent) == []
-    assert result.history["exploit"]["worst"].tolist() == [[worst]] * 8
 
 
 # ---- what is not finite

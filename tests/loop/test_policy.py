@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import atexit
 import re
+import shutil
+import tempfile
 from functools import cache, partial
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -66,10 +70,16 @@ def algorithm_of(cell):
 QUIET = {"every": 0, "sinks": ["jsonlines"]}
 
 
+PLACE = Path(tempfile.mkdtemp())
+atexit.register(shutil.rmtree, PLACE)
+
+
 @cache
 def trained(cell):
-    """`(trainer, state)` of a recurrent policy after three updates."""
+    """`(trainer, state)` of a recurrent policy after some updates; those of a GRU are a run in `PLACE`."""
     trainer = Trainer(tiny(4, algorithm=algorithm_of(cell), logging=QUIET))
+    if cell == "gru":
+        return trainer, launch(trainer.config, PLACE / cell).result.state
     return trainer, jax.jit(trainer.run, static_argnums=1)(trainer.init(jax.random.key(0)), 3)
 
 
@@ -80,14 +90,12 @@ def plain(algorithm=Reinforce):
 
 
 @pytest.fixture(scope="module", params=["trainer", "load_policy"])
-def recurrent(request, tmp_path_factory):
+def recurrent(request):
     """A policy of a GRU, and the trainer and state that it is of."""
     trainer, state = trained("gru")
     if request.param == "trainer":
         return trainer.policy(state), trainer, state
-    place = tmp_path_factory.mktemp("gru") / "run"
-    state = launch(trainer.config, place).result.state
-    return load_policy(place, "last", config=trainer.config), trainer, state
+    return load_policy(PLACE / "gru", "last", config=trainer.config), trainer, state
 
 
 @pytest.fixture(scope="module", params=["trainer", "load_policy"])

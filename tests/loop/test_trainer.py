@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 from jax import lax
 
-from jaxtrain import ConfigError, EvaluationConfig, Event, OnReset, OnStep, Trainer, every, finish, train
+from jaxtrain import ConfigError, EvaluationConfig, Event, OnReset, OnStep, every, finish, train
 from jaxtrain.loop.state import shared_clock
+from jaxtrain.loop.trainer import Trainer
 from tests.helpers import Reinforce, Walk, differing, keys, tiny, tiny_ppo
 from tests.probes.envs import Counter
 
@@ -209,11 +210,6 @@ def test_too_many_keys_are_refused_with_the_way_to_use_them():
         Trainer(tiny()).init(keys(6).reshape(2, 3))
     with pytest.raises(ValueError, match=r"key has shape \[3\]: use jax.vmap\(train"):
         train(tiny(), keys(3))
-
-
-def test_what_is_no_config_is_refused():
-    with pytest.raises(ConfigError, match=r"needs a jaxtrain\.Config; load_config reads a file"):
-        Trainer({"env": "CartPole-v1"})
 
 
 def test_a_run_takes_a_number_of_updates_of_any_kind_of_int():

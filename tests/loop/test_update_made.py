@@ -5,7 +5,9 @@ from __future__ import annotations
 import jax
 import pytest
 
-from jaxtrain import ConfigError, Trainer, train
+from jaxtrain import train
+from jaxtrain.loop.build import Parts
+from jaxtrain.loop.update import check_made
 from jaxtrain.rl import field
 from tests.helpers import Reinforce, tiny
 
@@ -41,18 +43,9 @@ class Made(Reinforce):
     ],
 )
 def test_what_make_gave_is_named_with_what_was_expected(fault, message):
+    config = tiny(algorithm=Made(fault=fault))
     with pytest.raises(TypeError, match=message):
-        train(tiny(algorithm=Made(fault=fault)), jax.random.key(0))
-
-
-@field.config
-class Unsure(Reinforce):
-    """Checks, and does not say what it found."""
-
-    def check(self, spec):
-        return "no"
-
-
-def test_a_check_that_gives_no_list_of_problems_is_named():
-    with pytest.raises(ConfigError, match=r"algorithm: Unsure\.check gave 'no', needs a list of Problem"):
-        Trainer(tiny(algorithm=Unsure()))
+        train(config, jax.random.key(0))
+    parts = Parts(config)
+    with pytest.raises(TypeError, match=message):
+        check_made(parts, config.algorithm.make(parts.spec))

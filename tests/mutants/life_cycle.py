@@ -42,7 +42,11 @@ TESTS = {
     "runs/program.py": ("tests/runs/test_program.py", "tests/runs/test_launch.py"),
     "runs/transfer.py": ("tests/runs/test_transfer.py", "tests/runs/test_program.py"),
     "runs/directory.py": ("tests/faults/test_directory.py", "tests/faults/test_hostile.py"),
-    "sinks/dispatch.py": ("tests/loop/test_callback.py", "tests/faults/test_resume.py"),
+    "sinks/dispatch.py": (
+        "tests/sinks/test_dispatch.py",
+        "tests/loop/test_callback.py",
+        "tests/faults/test_resume.py",
+    ),
     "tree.py": (
         "tests/test_tree.py",
         "tests/test_tree_packing.py",

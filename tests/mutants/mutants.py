@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.mutants import learning, life_cycle
+from tests.mutants import learning, life_cycle, loop
 
-MUTANTS = (*learning.MUTANTS, *life_cycle.MUTANTS)
-TESTS = {**learning.TESTS, **life_cycle.TESTS}
+MUTANTS = (*learning.MUTANTS, *loop.MUTANTS, *life_cycle.MUTANTS)
+TESTS = {**learning.TESTS, **loop.TESTS, **life_cycle.TESTS}

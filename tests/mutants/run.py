@@ -2,7 +2,7 @@
 
 In: words that select mutants by file or description; none for all. Out: a table of mutant and first
 failing test, and exit code 1 if fewer than 95 % are noticed.
-Knows nothing of the bugs; `learning.py` and `life_cycle.py` list them.
+Knows nothing of the bugs; `learning.py`, `loop.py` and `life_cycle.py` list them.
 
     python -m tests.mutants.run [WORD ...] [--out TABLE.md]
 """

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import math
-import re
 
 import numpy as np
 import pytest
@@ -14,7 +13,6 @@ from hypothesis import strategies as st
 from jaxtrain.config.schema import CheckpointConfig
 from jaxtrain.runs import checkpoint, manager
 from jaxtrain.runs.launch import launch
-from jaxtrain.runs.plan import plan
 from tests.faults.processes import Drift
 from tests.helpers import tiny
 
@@ -246,15 +244,6 @@ def test_a_run_leaves_the_checkpoints_that_its_config_says(tmp_path, settings, s
     ]
     for path in manager.found(place).values():
         checkpoint.verify(path)
-
-
-def test_a_plan_announces_the_checkpoints_that_the_run_makes(tmp_path):
-    settings = {"every": 32, "keep_every": 40, "keep_last": 99, "best": "none", "every_minutes": 0}
-    config = tiny(12, algorithm=Drift(), logging={"every": 0, "sinks": []}, checkpoint=settings)
-    announced = re.search(r"^checkpoints +in a directory, at ([\d ]+) env steps$", plan(config), re.M)
-    launch(config, tmp_path / "run", cache=False)
-    assert announced is not None
-    assert list(map(int, announced[1].split())) == list(manager.found(tmp_path / "run" / "checkpoints"))
 
 
 @pytest.mark.parametrize("every", [8, 0], ids=["saved anyway", "saved as it is the best"])

@@ -15,20 +15,6 @@ import pytest
 from jaxtrain.tools.cli import main
 
 ROOT = Path(__file__).parents[2]
-TINY = """
-env: {id: "tests.probes.envs:Cycle", num_envs: 4}
-algorithm: {rollout_length: 8, num_epochs: 1, num_minibatches: 2, network: {hidden_sizes: [4]}}
-total_env_steps: 384
-evaluation: {every: 96, num_episodes: 2}
-logging: {sinks: [jsonlines]}
-"""
-
-
-@pytest.fixture
-def file(tmp_path):
-    path = tmp_path / "tiny.yaml"
-    path.write_text(TINY)
-    return str(path)
 
 
 def process(*arguments, before=""):
@@ -92,15 +78,6 @@ def test_a_bad_request_is_one_readable_error_and_exit_code_2(file, capsys, argum
     assert main([file if word == "FILE" else word for word in arguments]) == 2
     message = capsys.readouterr().err
     assert words in message and "Traceback" not in message
-
-
-def test_overrides_reach_the_run_and_its_files_are_named(file, tmp_path, capsys):
-    out = tmp_path / "out"
-    assert main(["train", file, "total_env_steps=1.92e2", "--seed=1", "--out", str(out)]) == 0
-    rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
-    assert rows[-1]["env_steps"] == 192
-    assert json.loads((out / "run.json").read_text())["seed"] == 1
-    assert f"files: {out}/" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -203,37 +180,10 @@ def test_a_signal_ends_a_run_at_a_chunk_with_a_whole_log_and_its_exit_code(file,
     assert json.loads((out / "run.json").read_text())["starts"][-1]["exit"] == f"signal {int(number)}"
 
 
-def test_a_run_does_not_begin_among_files_that_are_no_runs(file, tmp_path, capsys):
-    out = tmp_path / "out"
-    out.mkdir()
-    (out / "notes.txt").write_text("mine")
-    assert main(["train", file, "--out", str(out)]) == 2
-    assert "holds no run, but notes.txt" in capsys.readouterr().err
-    assert [path.name for path in out.iterdir()] == ["notes.txt"]
-
-
 def test_a_reader_that_goes_away_is_no_traceback():
     with process("list", "envs", before="trap '' PIPE") as listing:
         listing.stdout.close()
         assert listing.wait(60) == 141 and listing.stderr.read() == ""
-
-
-def test_ctrl_c_where_there_is_nothing_to_save_is_no_traceback():
-    program = (
-        "import time; from jaxtrain.runs import signals\n"
-        "with signals.leaving(): print('ready', flush=True); time.sleep(60)"
-    )
-    with subprocess.Popen(
-        [sys.executable, "-c", program],
-        cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    ) as begun:
-        assert begun.stdout.readline() == "ready\n"
-        begun.send_signal(signal.SIGINT)
-        assert begun.wait(30) == 130 and begun.stderr.read() == ""
 
 
 def test_a_log_that_cannot_be_written_to_its_end_is_exit_code_1_and_the_checkpoints_stay(file, tmp_path):
@@ -244,55 +194,3 @@ def test_a_log_that_cannot_be_written_to_its_end_is_exit_code_1_and_the_checkpoi
     assert run.returncode == 1, err
     assert "File too large" in err and str(out) in err and f"jaxtrain resume {out}" in err
     assert main(["verify", str(out)]) == 0
-
-
-def test_a_run_is_begun_listed_resumed_for_longer_evaluated_and_verified(file, tmp_path, capsys):
-    """The README's section on runs, in one process."""
-    out = tmp_path / "runs" / "one"
-
-    def say(*arguments):
-        code = main([*map(str, arguments)])
-        said = capsys.readouterr()
-        return code, said.out, said.err
-
-    code, _, err = say("train", file, "--out", out)
-    assert code == 0 and err == "jaxtrain: compiling\n"
-    code, _, err = say("train", file, "--out", out)
-    assert code == 0 and "has done its 384 env steps: nothing is left to do" in err
-    code, table, _ = say("runs", tmp_path / "runs")
-    assert (
-        code == 0 and "finished" in table and "100%" in table and "384" in table and "(evaluation)" in table
-    )
-    code, _, err = say("resume", out, "--total-env-steps", 768)
-    assert code == 0 and "rates that anneal" in err and "going on from 384 of 768 env steps" in err
-    rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
-    assert rows[-1]["env_steps"] == 768
-    code, report, _ = say("evaluate", out, "--which", "last")
-    assert code == 0
-    evaluation = next(row for row in reversed(rows) if row["name"] == "evaluation")["values"]
-    logged = f"{evaluation['return_mean']:g}"
-    assert [f"return_mean {logged} {logged}"] == [
-        " ".join(line.split()) for line in report.splitlines() if line.startswith("return_mean")
-    ]
-    assert "logged at 768" in report
-    code, verdict, _ = say("verify", out, "--replay")
-    assert code == 0 and "the same bits" in verdict
-    code, _, err = say("resume", out, "--seed", 3)
-    assert code == 2 and "--seed: a run keeps the seeds that it has; --seeds I,J --out DIR" in err
-    with pytest.raises(SystemExit) as ended:
-        say("resume", out, "--seeds", "a", "--out", tmp_path / "some")
-    assert ended.value.code == 2 and "'a': needs whole numbers, such as 3,7" in capsys.readouterr().err
-    code, _, err = say("train", out)
-    assert code == 2 and f"jaxtrain resume {out}" in err
-    code, _, err = say("resume", out, "--algorithm.gamma", 0.5, "--total-env-steps", 1152)
-    assert code == 2 and "algorithm.gamma = 0.5: the run has 0.99" in err
-
-
-def test_a_directory_that_is_no_run_is_named_by_every_command_that_needs_one(tmp_path, capsys):
-    for command in ("resume", "evaluate", "verify"):
-        assert main([command, str(tmp_path)]) == 2
-        assert str(tmp_path) in capsys.readouterr().err
-    assert main(["runs", str(tmp_path)]) == 0
-    assert main(["runs", str(tmp_path / "nowhere")]) == 2
-    assert "nowhere" in capsys.readouterr().err
-    assert list(tmp_path.iterdir()) == []

@@ -11,7 +11,7 @@ import signal
 
 import pytest
 
-from jaxtrain.runs import manager
+from jaxtrain.runs import index, manager
 from jaxtrain.runs.launch import launch
 from jaxtrain.tools import cli
 from tests.faults.processes import Drift, alive, ended, run, start, until
@@ -61,6 +61,12 @@ def test_runs_has_a_row_for_every_run_whatever_became_of_it(tmp_path, capsys):
         "unreadable": "unreadable",
         "headless": "unreadable",
     }
+    found = {os.path.relpath(row.path, root): row for row in index.rows(root)}
+    assert {name: row.state for name, row in found.items()} == {
+        os.path.relpath(name, root): words[1] for name, words in said.items()
+    }
+    assert found["finished"].progress == 1.0 and found["finished"].checkpoint == 32
+    assert 0 < found["deeper/killed"].progress < 1
     assert said[str(root / "finished")][2:4] == ["100%", "32"]
     assert [said[str(root / name)][0] for name in ("finished", "some", "deeper/killed")] == ["3", "2", "1"]
     newest = max(manager.found(root / "deeper" / "stopped" / "checkpoints"))

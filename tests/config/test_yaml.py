@@ -1,0 +1,90 @@
+"""Configs as text: what a file holds, what an override sets, and what is written."""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+import pytest
+import yaml
+
+from jaxtrain import PPO, ConfigError, load_config
+from jaxtrain.config import yaml as files
+from tests import configs
+
+
+def test_a_mapping_on_the_way_of_an_override_is_made(tmp_path):
+    (tmp_path / "empty.yaml").write_text("# nothing yet\n")
+    overrides = ["env.id=tests.helpers:Walk", "env.params.push=0.5", "algorithm.network.shared=true"]
+    config = load_config(tmp_path / "empty.yaml", overrides)
+    assert config.env.params == {"push": 0.5} and config.algorithm.network.shared
+
+
+def test_the_word_on_is_a_key_and_merged_keys_may_be_said_again(tmp_path):
+    (tmp_path / "merge.yaml").write_text(
+        "env: {id: 'tests.helpers:Walk'}\n"
+        "events:\n"
+        "- &base {name: a, run: randomize, on: reset, params: {push: {low: 1, high: 2}}}\n"
+        "- {<<: *base, name: b}\n"
+    )
+    assert [(e.name, e.on) for e in load_config(tmp_path / "merge.yaml").events] == [
+        ("a", "reset"),
+        ("b", "reset"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("env: [", "is not YAML: while parsing a flow node .*"),
+        ("a: 1\nenv: {}\na: 2", "is not YAML: 'a' stands twice .* line 3, column 1: .*"),
+        ("{a: 1}: 2", "is not YAML: a key is no word .*"),
+        ("a: &a {b: *a}", "is not YAML: .*recursive.*"),
+        ("a: \x00", "is not YAML: .*"),
+        ("[1, 2]", r"= \[1, 2\]: needs a mapping of fields at the top"),
+        ("false", "= False: needs a mapping of fields at the top"),
+        ("CartPole-v1", "= 'CartPole-v1': needs a mapping of fields at the top"),
+    ],
+)
+def test_a_file_that_holds_no_config_is_named(tmp_path, text, message):
+    path = tmp_path / "bad.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=f"^{re.escape(str(path))}:? {message}$"):
+        files.read(path)
+
+
+def test_a_file_that_cannot_be_read_is_named(tmp_path):
+    with pytest.raises(ConfigError, match=r"none\.yaml: cannot be read \(No such file or directory\)$"):
+        files.read(tmp_path / "none.yaml")
+    with pytest.raises(ConfigError, match=r": cannot be read \(Is a directory\)$"):
+        files.read(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("written", "made"),
+    [
+        ("a.b=3e-4", {"a": {"b": "3e-4"}, "list": [{"x": 1}, 2]}),  # YAML 1.1 has no such number; fields do
+        ("list.0.x=[1, 2]", {"list": [{"x": [1, 2]}, 2]}),
+        ("list.1=", {"list": [{"x": 1}, None]}),
+        ("list.0.y.z=on", {"list": [{"x": 1, "y": {"z": True}}, 2]}),
+        ("a={b: 1}", {"a": {"b": 1}, "list": [{"x": 1}, 2]}),
+        ("a=: [", {"a": ": [", "list": [{"x": 1}, 2]}),  # no YAML, so a text
+    ],
+)
+def test_an_override_sets_one_value_and_leaves_the_others(written, made):
+    raw = {"list": [{"x": 1}, 2]}
+    files.override(raw, written)
+    assert raw == made
+
+
+def test_plain_values_are_what_yaml_reads_back():
+    value = {"a": (1, 2.5), "b": np.float32(0.5), "c": np.arange(3), "d": None, "e": configs.push, "f": PPO()}
+    plain = files.plain(value)
+    assert yaml.safe_load(yaml.safe_dump(plain)) == plain
+    assert plain["a"] == [1, 2.5] and plain["b"] == 0.5 and plain["c"] == [0, 1, 2] and plain["d"] is None
+    assert plain["e"] == "tests.configs:push" and plain["f"]["gamma"] == 0.99
+
+
+def test_only_what_a_name_gives_has_one():
+    assert files.name_of(configs.push) == "tests.configs:push"
+    assert files.name_of(lambda: None) is None and files.name_of(3) is None

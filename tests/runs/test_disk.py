@@ -1,0 +1,62 @@
+"""Files are whole or not there."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from jaxtrain.runs import disk
+
+
+@pytest.fixture
+def failing(monkeypatch):
+    """Makes one function of `os` fail as a full disk does."""
+
+    def fail(name):
+        def raises(*args):
+            raise OSError(28, "No space left on device")
+
+        monkeypatch.setattr(os, name, raises)
+
+    return fail
+
+
+@pytest.mark.parametrize("name", ["fsync", "replace"])
+def test_a_write_that_fails_leaves_the_old_text_and_nothing_else_and_names_the_file(tmp_path, failing, name):
+    path = tmp_path / "file"
+    disk.write(path, "old")
+    failing(name)
+    with pytest.raises(OSError, match=f"No space left on device: '{path}'"):
+        disk.write(path, "new")
+    assert path.read_text() == "old" and [*tmp_path.iterdir()] == [path]
+
+
+def test_whoever_has_a_file_open_while_it_is_written_goes_on_reading_the_old_text(tmp_path):
+    path = tmp_path / "file"
+    disk.write(path, "old")
+    with path.open() as reader:
+        disk.write(path, "new and longer")
+        assert reader.read() == "old"
+    assert path.read_text() == "new and longer"
+
+
+@pytest.mark.parametrize(("length", "left"), [(0, b""), (3, b"abc"), (6, b"abcdef"), (99, b"abcdef")])
+def test_a_file_is_cut_and_never_made_longer(tmp_path, length, left):
+    (tmp_path / "file").write_bytes(b"abcdef")
+    disk.cut(tmp_path / "file", length)
+    assert (tmp_path / "file").read_bytes() == left
+
+
+def test_a_sweep_takes_what_is_unfinished_and_nothing_that_it_leads_to(tmp_path):
+    place, outside = tmp_path / "place", tmp_path / "outside"
+    (place / ".part-a" / "deep").mkdir(parents=True)
+    outside.mkdir()
+    (outside / "precious").write_text("mine")
+    (place / ".part-b").write_text("half")
+    (place / ".part-c").symlink_to(outside)
+    (place / "whole").write_text("whole")
+    disk.sweep(place)
+    assert [path.name for path in place.iterdir()] == ["whole"]
+    assert (outside / "precious").read_text() == "mine"
+    disk.fsync_tree(tmp_path)

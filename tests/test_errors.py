@@ -1,0 +1,40 @@
+"""A fault is a line with path, value and rule, and a name has its nearest."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from jaxtrain.errors import MISSING, ConfigError, Problem, nearest
+
+
+def test_under_puts_a_path_before_every_fault():
+    error = ConfigError([Problem("a.b", 1, "needs 2"), Problem("", 1, "needs a mapping")])
+    assert [p.path for p in error.under("events.0")] == ["events.0.a.b", "events.0"]
+
+
+@given(st.lists(st.tuples(st.text(min_size=1), st.integers() | st.text(), st.text(min_size=1)), min_size=1))
+def test_an_error_has_a_line_for_each_fault_whatever_is_in_it(faults):
+    problems = [Problem(*fault) for fault in faults]
+    error = ConfigError(problems)
+    assert error.problems == tuple(problems)
+    assert str(error).split("\n") == [str(problem) for problem in problems]
+
+
+def test_a_value_that_is_missing_is_not_shown():
+    assert str(Problem("a.b", MISSING, "is missing")) == "a.b: is missing"
+    assert str(Problem("a.b", None, "needs\n  a number")) == "a.b = None: needs a number"
+
+
+@pytest.mark.parametrize(
+    ("name", "known", "words"),
+    [
+        ("gama", ["gamma", "lambda"], "; the nearest known is 'gamma'"),
+        ("xyz", ["b", "a"], "; known: a, b"),
+        ("xyz", [], ""),
+        ("xyz", [f"name {i}" for i in range(13)], ""),
+    ],
+)
+def test_a_name_is_answered_with_the_nearest_or_a_short_list(name, known, words):
+    assert nearest(name, known) == words

@@ -1,0 +1,95 @@
+"""What the commands do to a run and say of it, each through the command line."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+
+import pytest
+
+from jaxtrain import ConfigError
+from jaxtrain.tools import commands
+from jaxtrain.tools.cli import main
+
+
+def test_a_run_is_begun_listed_resumed_for_longer_evaluated_and_verified(file, tmp_path, capsys):
+    """The README's section on runs, in one process."""
+    out = tmp_path / "runs" / "one"
+
+    def say(*arguments):
+        code = main([*map(str, arguments)])
+        said = capsys.readouterr()
+        return code, said.out, said.err
+
+    code, _, err = say("train", file, "--out", out)
+    assert code == 0 and err == "jaxtrain: compiling\n"
+    code, _, err = say("train", file, "--out", out)
+    assert code == 0 and "has done its 384 env steps: nothing is left to do" in err
+    code, table, _ = say("runs", tmp_path / "runs")
+    assert (
+        code == 0 and "finished" in table and "100%" in table and "384" in table and "(evaluation)" in table
+    )
+    code, _, err = say("resume", out, "--total-env-steps", 768)
+    assert code == 0 and "rates that anneal" in err and "going on from 384 of 768 env steps" in err
+    rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    assert rows[-1]["env_steps"] == 768
+    code, report, _ = say("evaluate", out, "--which", "last")
+    assert code == 0
+    evaluation = next(row for row in reversed(rows) if row["name"] == "evaluation")["values"]
+    logged = f"{evaluation['return_mean']:g}"
+    assert [f"return_mean {logged} {logged}"] == [
+        " ".join(line.split()) for line in report.splitlines() if line.startswith("return_mean")
+    ]
+    assert "logged at 768" in report
+    code, verdict, _ = say("verify", out, "--replay")
+    assert code == 0 and "the same bits" in verdict
+    code, _, err = say("resume", out, "--seed", 3)
+    assert code == 2 and "--seed: a run keeps the seeds that it has; --seeds I,J --out DIR" in err
+    with pytest.raises(SystemExit) as ended:
+        say("resume", out, "--seeds", "a", "--out", tmp_path / "some")
+    assert ended.value.code == 2 and "'a': needs whole numbers, such as 3,7" in capsys.readouterr().err
+    code, _, err = say("train", out)
+    assert code == 2 and f"jaxtrain resume {out}" in err
+    code, _, err = say("resume", out, "--algorithm.gamma", 0.5, "--total-env-steps", 1152)
+    assert code == 2 and "algorithm.gamma = 0.5: the run has 0.99" in err
+
+
+def test_a_run_does_not_begin_among_files_that_are_no_runs(file, tmp_path, capsys):
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "notes.txt").write_text("mine")
+    assert main(["train", file, "--out", str(out)]) == 2
+    assert "holds no run, but notes.txt" in capsys.readouterr().err
+    assert [path.name for path in out.iterdir()] == ["notes.txt"]
+
+
+def test_a_directory_that_is_no_run_is_named_by_every_command_that_needs_one(tmp_path, capsys):
+    for command in ("resume", "evaluate", "verify"):
+        assert main([command, str(tmp_path)]) == 2
+        assert str(tmp_path) in capsys.readouterr().err
+    assert main(["runs", str(tmp_path)]) == 0
+    assert main(["runs", str(tmp_path / "nowhere")]) == 2
+    assert "nowhere" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_overrides_reach_the_run_and_its_files_are_named(file, tmp_path, capsys):
+    out = tmp_path / "out"
+    assert main(["train", file, "total_env_steps=1.92e2", "--seed=1", "--out", str(out)]) == 0
+    rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    assert rows[-1]["env_steps"] == 192
+    assert json.loads((out / "run.json").read_text())["seed"] == 1
+    assert f"files: {out}/" in capsys.readouterr().out
+
+
+def test_a_part_of_the_seeds_needs_a_directory_of_its_own(tmp_path, file):
+    run = tmp_path / "run"
+    run.mkdir()
+    shutil.copy(file, run / "config.yaml")
+    (run / "run.json").write_text('{"starts": []}')
+    for seeds, out in (([1], None), (None, str(tmp_path / "some"))):
+        options = argparse.Namespace(directory=str(run), seeds=seeds, out=out, no_cache=True)
+        with pytest.raises(ConfigError, match="--seeds and --out go together"):
+            commands.resume([], options)
+    assert not (tmp_path / "some").exists() and len([*run.iterdir()]) == 2
