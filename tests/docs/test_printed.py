@@ -38,8 +38,8 @@ def test_every_block_says_its_language_and_every_python_block_is_python():
 
 
 def test_what_the_documentation_names_of_the_package_and_of_the_clone_is_there():
-    roots = [ROOT, ROOT / "jaxtrain"]
     for path in printed.documents():
+        roots = [ROOT, ROOT / "jaxtrain", path.parent]
         for place, text, _ in printed.spans(path):
             if re.fullmatch(r"[\w.]+/[\w./]+\.(py|yaml|toml|txt|md|png)", text) and "runs" not in text:
                 assert any((root / text).exists() for root in roots), f"{place}: there is no {text}"
