@@ -93,6 +93,9 @@ def test_a_recorded_module_is_imported_from_its_file_and_no_other(name, tmp_path
     with modules.looking_in([tmp_path / "here"] if not parents else []):
         modules.restore(recorded)
         assert load_object(f"{name}:VALUE") == "there"
+        imported = sys.modules[name]
+        modules.restore(recorded)  # its classes stay those that objects are of
+        assert sys.modules[name] is imported
 
 
 def test_a_recorded_module_that_is_gone_changed_or_in_a_run_is_refused_by_name(tmp_path):

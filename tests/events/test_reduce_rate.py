@@ -62,6 +62,7 @@ SCORES = [NAN, NAN, 1.0, 2.0, 2.0, 1.0, 2.5, 2.0, 2.6, 2.0, NAN, 2.0, 2.0, 2.0, 
     [
         {"patience": 2},
         {"patience": 1, "factor": 0.1, "lowest": 0.02},
+        {"patience": 1, "lowest": 0.5},  # above the rate, which does not rise
         {"min_delta": 0.75, "patience": 2},
         {"mode": "min", "patience": 3, "factor": 0.25},
         {},

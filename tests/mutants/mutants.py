@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.mutants import learning, life_cycle, loop
+from tests.mutants import config, learning, life_cycle, loop
 
-MUTANTS = (*learning.MUTANTS, *loop.MUTANTS, *life_cycle.MUTANTS)
-TESTS = {**learning.TESTS, **loop.TESTS, **life_cycle.TESTS}
+MUTANTS = (*learning.MUTANTS, *loop.MUTANTS, *config.MUTANTS, *life_cycle.MUTANTS)
+TESTS = {**learning.TESTS, **loop.TESTS, **config.TESTS, **life_cycle.TESTS}

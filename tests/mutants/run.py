@@ -2,7 +2,7 @@
 
 In: words that select mutants by file or description; none for all. Out: a table of mutant and first
 failing test, and exit code 1 if fewer than 95 % are noticed.
-Knows nothing of the bugs; `learning.py`, `loop.py` and `life_cycle.py` list them.
+Knows nothing of the bugs; `learning.py`, `loop.py`, `config.py` and `life_cycle.py` list them.
 
     python -m tests.mutants.run [WORD ...] [--out TABLE.md]
 """
@@ -78,7 +78,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as name:
         place = Path(name)
         ignore = shutil.ignore_patterns("__pycache__")
-        for part in ("jaxtrain", "tests", "experiments"):
+        for part in ("jaxtrain", "tests", "experiments", "examples"):
             shutil.copytree(ROOT / part, place / part, ignore=ignore)
         shutil.copy(ROOT / "pyproject.toml", place)
         known = failures(place, dict.fromkeys(path for m in chosen for path in TESTS[m.file]))
