@@ -14,12 +14,13 @@ from jaxtrain.config.schema import (
     load_config,
     to_dict,
 )
-from jaxtrain.errors import ConfigError
+from jaxtrain.errors import ConfigError, ContractError
 from jaxtrain.events.event import Event, OnReset, OnStep
 from jaxtrain.loop.hyper import scale_rate
 from jaxtrain.loop.state import TrainState
 from jaxtrain.loop.train import Result, train
 from jaxtrain.loop.trainer import Trainer
+from jaxtrain.rl.networks import NetworkConfig
 from jaxtrain.runs.launch import launch
 from jaxtrain.runs.load import load, load_policy
 from jaxtrain.schedule import at, every, finish, startup, when
@@ -31,10 +32,12 @@ __all__ = [
     "CheckpointConfig",
     "Config",
     "ConfigError",
+    "ContractError",
     "EnvConfig",
     "EvaluationConfig",
     "Event",
     "LoggingConfig",
+    "NetworkConfig",
     "OnReset",
     "OnStep",
     "Result",

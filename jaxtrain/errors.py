@@ -37,6 +37,13 @@ class ConfigError(ValueError):
         return [p._replace(path=f"{path}.{p.path}" if p.path else path) for p in self.problems]
 
 
+class ContractError(TypeError):
+    """What an algorithm, a policy or an event gave is not what the loop needs; says whose it is, and what is.
+
+    Raised while tracing, before anything compiles.
+    """
+
+
 class Fault(Exception):
     """Raised by a field's `read`: the rule that a value breaks."""
 

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from jaxtrain.errors import ContractError
 from jaxtrain.types import PyTree
 
 
@@ -99,24 +100,31 @@ def same_tree(what: str, old: PyTree, new: PyTree) -> PyTree:
     """`new`, if it has the structure, shapes and dtypes of `old`.
 
     Raises:
-      TypeError: while tracing, naming what made it and the first leaf that differs.
+      ContractError: while tracing, naming what made it and the first leaf that differs.
     """
     old_leaves, new_leaves = jax.tree.leaves_with_path(old), jax.tree.leaves_with_path(new)
     if jax.tree.structure(old) != jax.tree.structure(new):
-        names = {jax.tree_util.keystr(p) for p, _ in old_leaves} ^ {
-            jax.tree_util.keystr(p) for p, _ in new_leaves
-        }
-        differing = ", ".join(sorted(names)) or "its containers differ"
-        raise TypeError(f"{what} returned another tree than it was given: {differing}")
+        was, now = ([jax.tree_util.keystr(p) for p, _ in x] for x in (old_leaves, new_leaves))
+        said = [
+            _some("lacks", [n for n in was if n not in now]),
+            _some("has", [n for n in now if n not in was]),
+        ]
+        differing = "; ".join(filter(None, said)) or "its containers differ"
+        raise ContractError(f"{what} is another tree than before: {differing}")
     made: list[Any] = []
     for (path, x), (_, y) in zip(old_leaves, new_leaves, strict=True):
         x, y = jnp.asarray(x), jnp.asarray(y)
         fits = x.dtype == y.dtype or (y.weak_type and jnp.result_type(x, y) == x.dtype)
         if x.shape != y.shape or not fits:
             was, now = (f"{leaf.dtype}{list(leaf.shape)}" for leaf in (x, y))
-            raise TypeError(f"{what}: {jax.tree_util.keystr(path)} was {was}, is {now}")
+            raise ContractError(f"{what}: {jax.tree_util.keystr(path)} was {was}, is {now}")
         made.append(y.astype(x.dtype) if y.dtype != x.dtype else y)
     return jax.tree.unflatten(jax.tree.structure(old), made)
+
+
+def _some(verb: str, names: Sequence[str]) -> str:
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return f"{verb} {', '.join(names[:3])}{more}" if names else ""
 
 
 @jax.custom_batching.custom_vmap

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import functools
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar, dataclass_transform
@@ -326,6 +327,18 @@ def config(cls: type[T]) -> type[T]:
 
     cls.__post_init__ = check  # type: ignore[attr-defined]
     made = dataclass(frozen=True, kw_only=True)(cls)
+    init = made.__init__
+
+    @functools.wraps(init)
+    def known(self: Any, **given: Any) -> None:
+        names = [f.name for f in dataclasses.fields(self) if f.init]
+        unknown = [name for name in given if name not in names]
+        if unknown:
+            rule = "unknown key"
+            raise ConfigError([Problem(n, MISSING, rule + nearest(n, names)) for n in unknown])
+        init(self, **given)
+
+    made.__init__ = known  # type: ignore[method-assign]
     fields = dataclasses.fields(made)  # type: ignore[arg-type]
     data = [f.name for f in fields if "field" in f.metadata and f.metadata["field"].leaf]
     meta = [f.name for f in fields if f.name not in data]

@@ -210,7 +210,9 @@ def algorithm_class(value: Any) -> type[Any]:
     name = value.get("name", "ppo") if isinstance(value, Mapping) else "ppo"
     try:
         if not isinstance(name, str) or (name not in ALGORITHMS and ":" not in name):
-            raise Fault("no such algorithm" + nearest(str(name), ALGORITHMS))
+            raise Fault(
+                "no such algorithm" + nearest(str(name), ALGORITHMS) + "; one of your own is module:Class"
+            )
         cls = load_object(ALGORITHMS.get(name, name))
         fields = [f.name for f in dataclasses.fields(cls)] if dataclasses.is_dataclass(cls) else []
         if not isinstance(cls, type) or not any(m in fields or hasattr(cls, m) for m in MEMBERS):

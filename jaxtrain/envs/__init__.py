@@ -108,6 +108,57 @@ def batch(params: PyTree, num_envs: int) -> PyTree:
     return jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (num_envs, *jnp.shape(leaf))), params)
 
 
+def faults(env: Env, params: PyTree) -> list[str]:
+    """What an environment of one's own gives that fits neither its spaces nor the loop; both are traced.
+
+    Returns:
+      A rule for each; [] for one of a suite, or in the manner of one, which its adapter has looked at.
+    """
+    source: Any = env.env if isinstance(env, _Masked) else env
+    if isinstance(source, gymnax.Gymnax):
+        return []
+    key = jax.random.key(0)
+    begun: Any = jax.eval_shape(source.reset, key, params)
+    if not isinstance(begun, tuple) or len(begun) != 2:
+        return [f"reset gave {_what(begun)}, needs (obs, state)"]
+    space: Any = env.action_space
+    action = jnp.zeros(space.shape, jnp.float32 if isinstance(space, Box) else jnp.int32)
+    out: Any = jax.eval_shape(source.step, key, begun[1], action, params)
+    if not isinstance(out, tuple) or len(out) != len(Step._fields):
+        return [f"step gave {_what(out)}, needs Step({', '.join(Step._fields)})"]
+    step = Step(*out)
+    found = [
+        *_unlike("reset", env.observation_space, begun[0]),
+        *_unlike("step", env.observation_space, step.obs),
+    ]
+    for name in ("reward", "terminated", "truncated"):
+        shape = jnp.shape(getattr(step, name))
+        found += [f"step gave {name} of shape {list(shape)}, needs one number"] if shape else []
+    if jax.tree.structure(begun[1]) != jax.tree.structure(step.state):
+        found.append("step gave a state of another structure than reset's")
+    return found
+
+
+def _what(given: Any) -> str:
+    return f"a tuple of {len(given)}" if isinstance(given, tuple) else type(given).__name__
+
+
+def _unlike(where: str, space: Space, obs: Any, name: str = "obs") -> list[str]:
+    """Where an observation has not the shape that its space says; beside a mask, the observation in it."""
+    masked = isinstance(obs, Mapping) and {*obs} == {"observation", "action_mask"}
+    if masked and not isinstance(space, Dict):
+        return _unlike(where, space, obs["observation"], f"{name}['observation']")
+    if isinstance(space, Dict):
+        if not isinstance(obs, Mapping) or {*obs} != {*space}:
+            return [f"{where} gave {name} = {_what(obs)}, its observation_space has {', '.join(space)}"]
+        return [x for k, part in space.items() for x in _unlike(where, part, obs[k], f"{name}[{k!r}]")]
+    shape = getattr(obs, "shape", None)
+    if shape is not None and tuple(shape) == space.shape:
+        return []
+    has = type(obs).__name__ if shape is None else f"shape {list(shape)}"
+    return [f"{where} gave {name} of {has}, its observation_space has {list(space.shape)}"]
+
+
 @dataclass(frozen=True)
 class _Masked:
     """`env`, its observations joined by the mask of the actions that are valid there."""

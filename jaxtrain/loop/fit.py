@@ -109,7 +109,7 @@ def _fitted(place: EnvConfig, path: str) -> tuple[EnvConfig | None, list[Problem
     """The same with each parameter as the environment has it: in a float field an int is a rate.
 
     Returns:
-      None where there is no such environment, and what is wrong.
+      None where there is no such environment, or one that cannot be run; and what is wrong.
     """
     try:
         env = envs.make(place.id)
@@ -132,6 +132,10 @@ def _fitted(place: EnvConfig, path: str) -> tuple[EnvConfig | None, list[Problem
             found.append(Problem(f"{path}.params.{name}", value, rule))
         else:
             params[name] = _cast(value, dtypes[name])
+    if not found:
+        rules = envs.faults(env, envs.params(env, params))
+        if rules:
+            return None, [Problem(f"{path}.id", place.id, rule) for rule in rules]
     return dataclasses.replace(place, params=Params(params)), found
 
 

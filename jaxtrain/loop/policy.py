@@ -53,11 +53,12 @@ class Policy:
         """What a call comes to once its arguments have been looked at."""
         make = self.algorithm.policy if key is None else self.algorithm.sample
         key = jax.random.key(0) if key is None else key  # a greedy action draws nothing
-        out = make(self.agent, self.clock)(obs, carry, key)
+        policy = make(self.agent, self.clock)
         if not self.recurrent:
-            return out.action
-        after = jax.tree.leaves(out.carry)[0]
+            return policy(obs, carry, key).action
+        after = jax.eval_shape(lambda: jax.tree.leaves(policy(obs, self.initial_carry(), key).carry)[0])
         self._check_batch(carry, after.shape[: after.ndim - self._carry_ndim])
+        out = policy(obs, carry, key)
         return out.action, out.carry
 
     def value(self, obs: PyTree, carry: PyTree = ()) -> jax.Array:
@@ -68,12 +69,12 @@ class Policy:
         """
         if self.algorithm.value is None:
             raise TypeError("this algorithm has no critic")
+        value = self.algorithm.value
         if self.recurrent:
             self._check_carry(carry, "value(obs, carry)")
-        value = self.algorithm.value(self.agent, obs, carry)
-        if self.recurrent:
-            self._check_batch(carry, value.shape)
-        return value
+            alone = jax.eval_shape(lambda: value(self.agent, obs, self.initial_carry()))
+            self._check_batch(carry, alone.shape)
+        return value(self.agent, obs, carry)
 
     def _plain(self, *args: Any, **named: Any) -> tuple[PyTree, Key | None]:
         form = "this policy has no carry: it is called policy(obs, key=None)"

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from flax import struct
 from jax import lax
 
+from jaxtrain.errors import ContractError
 from jaxtrain.events.event import OnReset, OnStep, Statistic, Transition
 from jaxtrain.tree import not_finite, same_tree, where
 from jaxtrain.types import ActOutput, Env, Key, Metrics, Policy, PyTree, Rollout, Step
@@ -242,11 +243,11 @@ class Collector:
           fresh: starts drawn beforehand; left out, they are drawn here.
 
         Raises:
-          TypeError: while tracing: a policy that gave something else than an `ActOutput`, or another carry.
+          ContractError: while tracing: a policy that gave no `ActOutput`, or another carry.
         """
         decision: Any = policy(runner.obs, runner.carry, keys.act)
         if not isinstance(decision, ActOutput):
-            raise TypeError(
+            raise ContractError(
                 f"the policy gave {type(decision).__name__}, needs ActOutput(action, carry, extras)"
             )
         decision = decision._replace(carry=same_tree("the policy's carry", runner.carry, decision.carry))

@@ -18,7 +18,7 @@ from jax.interpreters.partial_eval import dce_jaxpr
 from jaxtrain import envs
 from jaxtrain.config.field import is_array
 from jaxtrain.config.schema import EvaluationConfig
-from jaxtrain.errors import ConfigError
+from jaxtrain.errors import ConfigError, ContractError
 from jaxtrain.events.event import Event, OnReset, OnStep, own_report
 from jaxtrain.loop.adopt import adopted
 from jaxtrain.loop.build import Parts, bound, part_of
@@ -41,21 +41,21 @@ CALLED = {
 
 
 def check_made(parts: Parts, made: Any) -> None:
-    """Raise a TypeError for what `make` gave, if it is no `Algorithm` of functions that the loop can call."""
+    """Raise a ContractError unless `make` gave an `Algorithm` of functions that the loop can call."""
     algorithm = parts.config.algorithm
     cls = f"algorithm {algorithm.name!r}: {type(algorithm).__qualname__}"
     if not isinstance(made, Algorithm):
-        raise TypeError(f"{cls}.make gave {type(made).__name__}, needs a jaxtrain.types.Algorithm")
+        raise ContractError(f"{cls}.make gave {type(made).__name__}, needs a jaxtrain.types.Algorithm")
     for name, arguments in CALLED.items():
         function, form = getattr(made, name), f"{name}({', '.join(arguments)})"
         if function is None and name == "value":
             continue
         if not callable(function):
-            raise TypeError(f"{cls}.make: {name} is {type(function).__name__}, needs a function {form}")
+            raise ContractError(f"{cls}.make: {name} is {type(function).__name__}, needs a function {form}")
         try:
             inspect.signature(function).bind(*arguments)
         except TypeError as error:
-            raise TypeError(f"{cls}.make: {name} needs to be called {form}: {error}") from None
+            raise ContractError(f"{cls}.make: {name} needs to be called {form}: {error}") from None
         except ValueError:  # a function of C, which does not tell
             continue
 
@@ -159,17 +159,19 @@ def check_collects(parts: Parts, traced: Any) -> None:
       traced: the jaxpr of `update`.
 
     Raises:
-      TypeError: it collects another number of them, or it depends on data how many.
+      ContractError: it collects another number of them, or it depends on data how many.
     """
     wanted = [False] * (len(traced.jaxpr.outvars) - 1) + [True]  # `collects` is its last output
     counting, used = dce_jaxpr(traced.jaxpr, wanted)
     who = f"algorithm {parts.config.algorithm.name!r}: update"
     if any(used):
-        raise TypeError(f"{who} collects under a condition; needs to collect once, whatever the data")
+        raise ContractError(f"{who} collects under a condition; needs to collect once, whatever the data")
     with jax.ensure_compile_time_eval():
         (count,) = eval_jaxpr(counting, traced.consts)
     if int(count) != 1:
-        raise TypeError(f"{who} collects {int(count)} times; needs once: rollout_length says how many steps")
+        raise ContractError(
+            f"{who} collects {int(count)} times; needs once: rollout_length says how many steps"
+        )
 
 
 def _known(value: Any) -> jax.Array:
@@ -183,21 +185,22 @@ def _checked(who: str, agent: PyTree, result: Any) -> tuple[PyTree, RolloutState
     """What an algorithm's `update` gave.
 
     Raises:
-      TypeError: while tracing, naming the algorithm: another form, or another tree than it was given.
+      ContractError: while tracing, naming the algorithm: another form, or another tree than it was given.
     """
     if not isinstance(result, tuple) or len(result) != 3:
-        raise TypeError(f"{who}: update gave {type(result).__name__}, needs (agent, runner, metrics)")
+        gave = f"a tuple of {len(result)}" if isinstance(result, tuple) else type(result).__name__
+        raise ContractError(f"{who}: update gave {gave}, needs (agent, runner, metrics)")
     new, runner, metrics = result
     if not isinstance(runner, RolloutState):
-        raise TypeError(f"{who}: update gave {type(runner).__name__} as runner, needs that of `collect`")
+        raise ContractError(f"{who}: update gave {type(runner).__name__} as runner, needs that of `collect`")
     if not isinstance(metrics, dict):
-        raise TypeError(f"{who}: the metrics are {type(metrics).__name__}, needs a flat dict of scalars")
+        raise ContractError(f"{who}: the metrics are {type(metrics).__name__}, needs a flat dict of scalars")
     for name, value in metrics.items():
         value = value.value if isinstance(value, Known) else value
         if not isinstance(value, float | int) and not is_array(value):
-            raise TypeError(f"{who}: metric {name!r} is {type(value).__name__}, needs a scalar")
+            raise ContractError(f"{who}: metric {name!r} is {type(value).__name__}, needs a scalar")
         if jnp.shape(value) != ():
-            raise TypeError(f"{who}: metric {name!r} has shape {jnp.shape(value)}, needs a scalar")
+            raise ContractError(f"{who}: metric {name!r} has shape {jnp.shape(value)}, needs a scalar")
     return same_tree(f"{who}: the agent", agent, new), runner, metrics
 
 
@@ -213,9 +216,9 @@ def run_event(parts: Parts, event: Event, params: Any, state: TrainState, traine
     """One event of one seed, or a population event of all.
 
     Raises:
-      TypeError: while tracing, naming the event: another form, or another tree than it was given; or an event
-        of a seed that writes to what is `InPlace`, which no choice between old and new undoes for the seeds
-        that it is not for.
+      ContractError: while tracing, naming the event: another form, or another tree than it was given; or an
+        event of a seed that writes to what is `InPlace`, which no choice between old and new undoes for the
+        seeds that it is not for.
     """
     root = state.key if state.key.ndim == 0 else state.key[0]
     if event.traits.same_key:
@@ -228,13 +231,15 @@ def run_event(parts: Parts, event: Event, params: Any, state: TrainState, traine
     except ConfigError as error:
         raise ConfigError(error.under(f"event {event.name!r}")) from None
     if not isinstance(new, TrainState):
-        raise TypeError(f"event {event.name!r}: run gave {type(new).__name__} as state, needs a TrainState")
+        raise ContractError(
+            f"event {event.name!r}: run gave {type(new).__name__} as state, needs a TrainState"
+        )
     # The key is a name and the clock is the loop's: no event moves them.
     new = new.replace(key=state.key, clock=state.clock)
     new = same_tree(f"event {event.name!r}: the state", state, new)
     if event.scope == "seed" and changed(in_place(state.agent), in_place(new.agent)):
         rule = "writes to what is tree.InPlace; needs scope='population'"
-        raise TypeError(f"event {event.name!r}: {rule}")
+        raise ContractError(f"event {event.name!r}: {rule}")
     bad: dict[str, jax.Array] = {}
     for name in ("agent", "hyper"):
         touched = changed(watched(getattr(state, name)), watched(getattr(new, name)))
@@ -258,7 +263,7 @@ def wants(event: Event, state: TrainState) -> jax.Array:
     assert event.schedule.predicate is not None
     wanted = jnp.asarray(event.schedule.predicate(state))
     if wanted.shape != ():
-        raise TypeError(f"event {event.name!r}: its predicate gave shape {wanted.shape}, needs one bool")
+        raise ContractError(f"event {event.name!r}: its predicate gave shape {wanted.shape}, needs one bool")
     return wanted.astype(bool) & ~state.events[fired(event)] if event.schedule.once else wanted.astype(bool)
 
 

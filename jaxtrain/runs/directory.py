@@ -135,13 +135,13 @@ class RunDirectory:
 
     def __exit__(self, kind: object, error: object, trace: object) -> None:
         try:
-            if isinstance(error, ConfigError):
+            if error is not None:
                 self._leave_nothing()
         finally:
             self.release()
 
     def _leave_nothing(self) -> None:
-        """Take away what a request that was refused has made, if nobody has put anything there since."""
+        """Take away what a request that came to nothing has made, if nobody has put anything there since."""
         with suppress(OSError):  # another process is about to begin there
             if [path.name for path in self.path.iterdir()] == ["lock"]:
                 (self.path / "lock").unlink()

@@ -226,7 +226,7 @@ def take_from(source: Source, trainer: Trainer, seeds: Seeds) -> tuple[dict[str,
     if not any(problem.path == "algorithm.name" for problem in problems):  # else all of it is other
         drawn = adopt.drawn(init, key) if take == "params" and not _takes_params(trainer, key) else []
         problems += _unfit(trainer, take, wanted, drawn)
-        problems += _leaves(source, agent, wanted)
+        problems += [] if problems else _leaves(source, agent, wanted)  # else they follow from those
     problems += _seeds(source, seeds, wanted)
     if problems:
         raise ConfigError(problems)
@@ -353,7 +353,7 @@ def _said(source: Source, agent: PyTree, wanted: Mapping[str, Any]) -> str:
     behind = sorted({_part(path) for path in source.agent} - set(parts))
     what = "params" if record["take"] == "params" else "agent"
     sentence = f"beginning from the {what} of {record['directory']} at {record['env_steps']:,} env steps"
-    sentence += f"; its {', '.join(behind)} stay there" if behind else ""
-    sentence += f"; {', '.join(anew)} begin anew" if anew else ""
+    sentence += f"; left there: {', '.join(behind)}" if behind else ""
+    sentence += f"; anew: {', '.join(anew)}" if anew else ""
     fills = ", ".join(part for part in parts if part in replays)
     return sentence + (f"; a new run fills its own {fills}" if fills else "")

@@ -23,7 +23,7 @@ from jaxtrain.config import experiments, modules
 from jaxtrain.config import schema as configs
 from jaxtrain.config import yaml as files
 from jaxtrain.config.registry import ALGORITHMS, EVENTS, SINKS, load_object
-from jaxtrain.errors import MISSING, ConfigError, Problem, nearest
+from jaxtrain.errors import MISSING, ConfigError, ContractError, Problem, nearest
 from jaxtrain.runs import signals
 from jaxtrain.runs.resume import MAY_CHANGE
 from jaxtrain.tools import commands, short
@@ -162,7 +162,7 @@ def _run(arguments: Sequence[str]) -> int:
             print(plan(config))
             return 0
         return commands.train(config, options)
-    except ConfigError as error:
+    except (ConfigError, ContractError) as error:
         print(f"jaxtrain: {str(error).replace(chr(10), chr(10) + '          ')}", file=sys.stderr)
         return 2
 

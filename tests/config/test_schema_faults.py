@@ -44,7 +44,11 @@ BAD = [
     ("events.5.params.ofset=1", "events.5.params.ofset = 1: unknown key; the nearest known is 'offset'"),
     ("logging.statistics.0.nme=a", "logging.statistics.0.nme: unknown key; the nearest known is 'name'"),
     # names
-    ("algorithm.name=pppo", "algorithm.name = 'pppo': no such algorithm; the nearest known is 'ppo'"),
+    (
+        "algorithm.name=pppo",
+        "algorithm.name = 'pppo': no such algorithm; the nearest known is 'ppo'; "
+        "one of your own is module:Class",
+    ),
     (
         "algorithm.name=tests.helpers:Walk",
         "algorithm.name = 'tests.helpers:Walk': needs a dataclass of hyperparameters with name, "

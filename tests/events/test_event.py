@@ -175,7 +175,7 @@ def wide(state):
         (lambda s: (s, [1.0]), "the report is list, needs a flat dict"),
         (lambda s: (s, {"a": "text"}), r"report\['a'\] is no array: 'text'"),
         (lambda s: (s.agent, {}), "run gave dict as state, needs a TrainState"),
-        (lambda s: (s.replace(agent={}), {}), r"the state returned another tree .*\.agent\['policy'\]"),
+        (lambda s: (s.replace(agent={}), {}), r"the state is another tree .*lacks \.agent\['policy'\]"),
         (
             lambda s: (s.replace(agent=wide(s)), {}),
             r"\.agent\['policy'\] was float32\[1, 2\], is float32\[2, 2\]",

@@ -106,7 +106,7 @@ BAD = {
         r"\.agent\['policy'\] was float32\[1, 2\], is bfloat16\[1, 2\]",
     ),
     "another shape": (grown, startup(), {}, r"\.agent\['policy'\] was float32\[1, 2\], is float32\[2, 2\]"),
-    "another tree": (shrunk, at(3 * PER), {}, r"another tree than it was given: \.agent\['value'\]"),
+    "another tree": (shrunk, at(3 * PER), {}, r"another tree than before: lacks \.agent\['value'\]"),
     "at a trigger": (halved, when(lambda s: s.clock > 3, every=PER), {}, r"float32\[1, 2\], is bfloat16"),
     "no seed axis": (best_alone, finish(), {"scope": "population"}, r"was float32\[\d, 1, 2\], is float32"),
     "in its memory": (

@@ -182,6 +182,9 @@ def test_a_carry_of_another_batch_is_refused_where_it_would_only_be_broadcast(ce
         for use in (policy, policy.value):
             with pytest.raises(TypeError, match=words):
                 use(OBS, policy.initial_carry(batch))
+    for use in (policy, policy.value):
+        with pytest.raises(TypeError, match=re.escape("a batch of shape (5,), the observations are of ()")):
+            use(OBS[0, 0], policy.initial_carry(5))
 
 
 @pytest.mark.parametrize("named", [False, True])

@@ -304,7 +304,7 @@ def test_an_interval_below_one_step_is_refused():
             r"OnReset 'bad': \.env was int32\[\], is float32\[\]",
         ),
         (lambda key, p: p._replace(length=jnp.zeros(2, jnp.int32)), r"\.length was int32\[\], is int32\[2\]"),
-        (lambda key, p: {"env": 1}, "OnReset 'bad' returned another tree than it was given"),
+        (lambda key, p: {"env": 1}, "OnReset 'bad' is another tree than before"),
     ],
 )
 def test_a_hook_that_returns_something_else_is_named(run, words):

@@ -65,12 +65,12 @@ def rollout_for_runner(made, agent, runner, experience, clock, key):
 UPDATES = {
     "two of three": (
         with_update(lambda a, r, m: (a, r)),
-        "update gave tuple, needs (agent, runner, metrics)",
+        "update gave a tuple of 2, needs (agent, runner, metrics)",
     ),
     "a dict": (with_update(lambda a, r, m: {"agent": a}), "update gave dict, needs (agent, runner, metrics)"),
     "another tree": (
         with_update(lambda a, r, m: (a | {"more": a["value"]}, r, m)),
-        "the agent returned another tree than it was given: ['more']",
+        "the agent is another tree than before: has ['more']",
     ),
     "another dtype": (
         with_update(lambda a, r, m: (a | {"value": a["value"].astype(jnp.float16)}, r, m)),
@@ -225,7 +225,7 @@ class Acting(Reinforce):
 ANSWERS = {
     "an action": (lambda out: out.action, r"the policy gave \w+, needs ActOutput\(action, carry, extras\)"),
     "a tuple": (lambda out: (out.action, ()), "the policy gave tuple, needs ActOutput"),
-    "a carry": (lambda out: out._replace(carry=out.action), "the policy's carry returned another tree"),
+    "a carry": (lambda out: out._replace(carry=out.action), "the policy's carry is another tree"),
 }
 
 

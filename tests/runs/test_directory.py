@@ -91,11 +91,18 @@ def test_what_a_run_says_of_itself_is_read_back_and_what_says_nothing_is_named(t
             rundir.read_about(tmp_path / "run")
 
 
-def test_a_request_that_was_refused_leaves_nothing_and_one_that_failed_otherwise_leaves_its_lock(tmp_path):
-    for error, left in ((ConfigError([]), []), (OSError(), ["a"])):
-        with pytest.raises(type(error)), rundir.RunDirectory(tmp_path / "a" / "b"):
-            raise error
-        assert [path.name for path in tmp_path.iterdir()] == left
+@pytest.mark.parametrize("error", [ConfigError([]), TypeError(), OSError(), KeyboardInterrupt()])
+def test_what_failed_before_its_first_write_leaves_nothing(error, tmp_path):
+    with pytest.raises(type(error)), rundir.RunDirectory(tmp_path / "a" / "b"):
+        raise error
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_failed_after_its_first_write_leaves_that(tmp_path):
+    with pytest.raises(TypeError), rundir.RunDirectory(tmp_path / "a") as run:
+        (run.path / "run.json").write_text("{}")
+        raise TypeError
+    assert (tmp_path / "a" / "run.json").read_text() == "{}"
 
 
 @pytest.mark.parametrize("name", ["..", "../other", "link", "link/x", "/etc"])

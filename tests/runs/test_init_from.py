@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import re
 import shutil
 from pathlib import Path
 
@@ -174,11 +173,11 @@ def test_of_parameters_alone_all_else_is_fresh(ppo):
     assert differing(ours.params, theirs.params) == []
     rest = jax.tree.map(lambda x: x[0], ours.replace(params=None))
     assert differing(rest, fresh(config).replace(params=None)) == []
-    assert sentence.endswith("at 32 env steps; opt_state, obs_stats, reward_scale begin anew")
+    assert sentence.endswith("at 32 env steps; anew: opt_state, obs_stats, reward_scale")
     # Where the new run has no normalizer, that is said.
     plain = config_of(algorithm=tiny_ppo())
     assert (
-        "; its obs_stats, reward_scale stay there;"
+        "; left there: obs_stats, reward_scale;"
         in adopted(plain, open_source(Request(str(ppo), "params")), 2)[1]
     )
 
@@ -202,7 +201,7 @@ def test_a_replay_is_never_taken_and_targets_are_those_of_what_is_taken(tmp_path
     ours, sentence = adopted(dqn(24), open_source(Request(str(tmp_path), "params")))
     assert differing(ours.params, theirs.params) == differing(ours.target_params, theirs.params) == []
     assert not any(np.asarray(x).any() for x in jax.tree.leaves(ours.opt_state))
-    assert sentence.endswith("target_params, opt_state begin anew; a new run fills its own replay")
+    assert sentence.endswith("anew: target_params, opt_state; a new run fills its own replay")
 
 
 def test_a_run_is_launched_again_by_the_same_request_and_begins_again_from_the_same(named, tmp_path):
@@ -267,12 +266,8 @@ def test_what_does_not_fit_has_a_line_for_each_difference(ppo, named):
         source = open_source(Request(str(ppo), take))
         return refused(config_of(algorithm=tiny_ppo(**given)), source, num_seeds=2)
 
-    first, *lines = ppo_of("params", network=NetworkConfig(hidden_sizes=(6,)))
-    assert first == "algorithm.network.hidden_sizes = [6]: the other run has [4]"
-    assert len(lines) == 6  # two layers' weights and biases with another width, and their heads' weights
-    assert all(
-        re.match(r"agent\.params\[.*: the other run has .*4.*, the config makes .*6", x) for x in lines
-    )
+    (line,) = ppo_of("params", network=NetworkConfig(hidden_sizes=(6,)))  # that of arrays follows from it
+    assert line == "algorithm.network.hidden_sizes = [6]: the other run has [4]"
     # The same arrays, and another policy.
     (line,) = ppo_of("params", network=NetworkConfig(hidden_sizes=(4,), activation="relu"))
     assert line == "algorithm.network.activation = 'relu': the other run has 'tanh'"

@@ -12,7 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from jaxtrain.rl import field
 from jaxtrain.tools.cli import main
+from tests.helpers import Reinforce
 
 ROOT = Path(__file__).parents[2]
 
@@ -38,6 +40,28 @@ def test_a_misspelt_field_and_a_wrong_total_are_named_together_and_nothing_is_ma
     assert code == 2
     assert "algorithm.lerning_rate: unknown key" in message and "learning_rate" in message
     assert not out.exists()
+
+
+@field.config
+class Nothing(Reinforce):
+    """Its `make` gives nothing."""
+
+    def make(self, spec):
+        del spec
+
+
+def test_an_algorithm_that_breaks_the_contract_is_one_line_and_nothing_is_made(tmp_path, capsys):
+    (tmp_path / "own.yaml").write_text(
+        f"algorithm: {{name: '{__name__}:Nothing'}}\nenv: {{id: 'tests.helpers:Walk', num_envs: 2}}\n"
+        "total_env_steps: 16\nevaluation: {every: 0}\nlogging: {every: 0}\n"
+    )
+    code = main(["train", str(tmp_path / "own.yaml"), "--out", str(tmp_path / "out")])
+    message = capsys.readouterr().err
+    assert code == 2 and not (tmp_path / "out").exists()
+    assert "Nothing.make gave NoneType, needs a jaxtrain.types.Algorithm" in message
+    assert [line for line in message.splitlines() if line.startswith(("jaxtrain: ", "Traceback"))] == [
+        message.splitlines()[-1]
+    ]
 
 
 @pytest.mark.parametrize(
@@ -129,7 +153,7 @@ def test_help_lists_every_field(capsys):
         main(["train", "--help"])
     text = capsys.readouterr().out
     assert ended.value.code == 0
-    for field in (
+    for named in (
         "--env.num-envs",
         "--algorithm.learning-rate",
         "--evaluation.num-episodes",
@@ -137,7 +161,7 @@ def test_help_lists_every_field(capsys):
         "--init-from RUN[@best|last|ENV_STEPS]",
         "--take {params,agent}",
     ):
-        assert field in text
+        assert named in text
 
 
 @pytest.mark.parametrize(
