@@ -26,6 +26,7 @@ class Policy:
     algorithm: Algorithm[Any]
     agent: PyTree
     clock: Clock
+    observation: PyTree  # shapes of one, as in `EnvSpec`
 
     @property
     def recurrent(self) -> bool:
@@ -56,8 +57,7 @@ class Policy:
         policy = make(self.agent, self.clock)
         if not self.recurrent:
             return policy(obs, carry, key).action
-        after = jax.eval_shape(lambda: jax.tree.leaves(policy(obs, self.initial_carry(), key).carry)[0])
-        self._check_batch(carry, after.shape[: after.ndim - self._carry_ndim])
+        self._check_batch(carry, obs)
         out = policy(obs, carry, key)
         return out.action, out.carry
 
@@ -69,12 +69,10 @@ class Policy:
         """
         if self.algorithm.value is None:
             raise TypeError("this algorithm has no critic")
-        value = self.algorithm.value
         if self.recurrent:
             self._check_carry(carry, "value(obs, carry)")
-            alone = jax.eval_shape(lambda: value(self.agent, obs, self.initial_carry()))
-            self._check_batch(carry, alone.shape)
-        return value(self.agent, obs, carry)
+            self._check_batch(carry, obs)
+        return self.algorithm.value(self.agent, obs, carry)
 
     def _plain(self, *args: Any, **named: Any) -> tuple[PyTree, Key | None]:
         form = "this policy has no carry: it is called policy(obs, key=None)"
@@ -90,11 +88,6 @@ class Policy:
         self._check_carry(carry, "policy(obs, carry, key=None)")
         return carry, None if key is None else as_key(key)
 
-    @property
-    def _carry_ndim(self) -> int:
-        """Axes of the first leaf of a carry, without those of the batch."""
-        return jnp.ndim(jax.tree.leaves(self.algorithm.carry)[0])
-
     def _check_carry(self, carry: PyTree, form: str) -> None:
         given = f"{type(carry).__name__} in its place"
         if carry is None or (isinstance(carry, tuple) and not carry):
@@ -107,8 +100,10 @@ class Policy:
         begin = "begin an episode with policy.initial_carry(batch_shape)"
         raise TypeError(f"a recurrent policy is called {form}, got {given}; {begin}")
 
-    def _check_batch(self, carry: PyTree, batch: tuple[int, ...]) -> None:
-        """Raise a TypeError for a carry that would only have been broadcast to the batch of observations."""
+    def _check_batch(self, carry: PyTree, obs: PyTree) -> None:
+        """Raise a TypeError where the carry or the observations would be broadcast to the other's batch."""
+        first = jax.tree.leaves(obs)[0]
+        batch = jnp.shape(first)[: jnp.ndim(first) - jax.tree.leaves(self.observation)[0].ndim]
         for x, one in zip(jax.tree.leaves(carry), jax.tree.leaves(self.algorithm.carry), strict=True):
             if jnp.shape(x) != (*batch, *jnp.shape(one)):
                 has = jnp.shape(x)[: jnp.ndim(x) - jnp.ndim(one)]

@@ -168,11 +168,11 @@ class Trainer:
         Raises:
           TypeError: an algorithm without a critic, or a recurrent one without its carry.
         """
-        return Policy(self.algorithm(state), state.agent, state.clock).value(obs, carry)
+        return self.policy(state).value(obs, carry)
 
     def policy(self, state: TrainState) -> Policy:
         """The policy of one seed, a function of observations; see `Policy`."""
-        return Policy(self.algorithm(state), state.agent, state.clock)
+        return Policy(self.algorithm(state), state.agent, state.clock, self.spec.observation)
 
     # ---- of one seed
 
