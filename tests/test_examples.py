@@ -41,6 +41,9 @@ class Pushed(Walk):
     def action_space(self):
         return Box(-1.0, 1.0, (1,))
 
+    def step(self, key, state, action, params):
+        return super().step(key, state, action[0], params)
+
 
 def test_reinforce_says_before_anything_compiles_that_it_needs_discrete_actions(beside):
     reinforce = importlib.import_module("reinforce")
