@@ -21,7 +21,7 @@ train: $(VENV)/train.stamp
 	$(VENV)/bin/jaxtrain train experiments/cartpole_ppo.yaml $(if $(OUT),--out $(OUT)) $(ARGS)
 
 test: $(VENV)/dev.stamp
-	$(VENV)/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
+	$(VENV)/bin/python -m pytest -n 2 --dist loadfile $(ARGS)
 
 lint: $(VENV)/dev.stamp
 	$(VENV)/bin/ruff check .
