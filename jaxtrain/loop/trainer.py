@@ -209,7 +209,8 @@ class Trainer:
         axes: Any = update.Updated(AXES, 0, 0)  # type: ignore[arg-type]
         old, one = update.learning(state), self._update_one
         new, bad, _ = self._each(one, old, seeded=state.key.ndim == 1, axes=(AXES,), out_axes=axes)
-        new = new.replace(metrics={**state.metrics, **new.metrics}, events=state.events)
+        # The key is a name: no update moves it, and chosen between it would count as used twice.
+        new = new.replace(key=state.key, metrics={**state.metrics, **new.metrics}, events=state.events)
         running, clock = state.status == RUNNING, state.clock + 1
         if self.config.on_nan == "ignore":
             return where(running, new, state).replace(clock=clock), jnp.zeros((0, *running.shape), bool)
