@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 
 import hypothesis
+import pytest
 
 from tests.xla import FAST
 
@@ -24,3 +25,12 @@ os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
 # The first example of a test compiles; how long that takes says nothing of what is claimed.
 hypothesis.settings.register_profile("untimed", deadline=None)
 hypothesis.settings.load_profile("untimed")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _forget_programs():
+    """Of a file that is done no program is held: thousands slow a worker, and XLA has failed among them."""
+    import jax  # late, as the variables above are read when it is first imported
+
+    yield
+    jax.clear_caches()

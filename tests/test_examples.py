@@ -14,6 +14,8 @@ import jaxtrain
 from jaxtrain.types import Box
 from tests.helpers import Walk
 
+pytestmark = pytest.mark.docs
+
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
 

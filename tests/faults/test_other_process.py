@@ -118,8 +118,9 @@ def interpreter(name: str, directory: Path, hash_seed: int, seeds: int) -> subpr
 @pytest.mark.parametrize(
     ("name", "seeds", "how"),
     [
+        ("reinforce", 2, signal.SIGKILL),
         pytest.param("reinforce", 2, signal.SIGTERM, marks=pytest.mark.slow),
-        ("dqn", 2, signal.SIGKILL),
+        pytest.param("dqn", 2, signal.SIGKILL, marks=pytest.mark.slow),
         pytest.param("gru", 1, signal.SIGKILL, marks=pytest.mark.slow),
     ],
     ids=lambda x: x.name if isinstance(x, signal.Signals) else str(x),
