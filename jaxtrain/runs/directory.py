@@ -45,6 +45,8 @@ A run of jaxtrain.
     python -c "import jaxtrain; run = jaxtrain.load('.'); policy = jaxtrain.load_policy('.')"
 """
 HELD = (RUN, CONFIG, LOG, CHECKPOINTS)  # what tells a run's directory from another
+# What a run may leave that was killed before it was one; the next start writes over both.
+BEGUN = ("lock", disk.unfinished(Path(RUN)).name)
 _LATER = ("tensorboard", "wandb", "autotune")  # what a run has only with those, and writes and deletes in
 _OWNER = b"process "  # how a lock begins
 _FLAGS = ("JAX_", "XLA_", "CUDA_VISIBLE_DEVICES", "NVIDIA_TF32_OVERRIDE", "TF_CPP_")

@@ -7,10 +7,14 @@ from __future__ import annotations
 
 import os
 import shutil
-import uuid
 from pathlib import Path
 
 PART = ".part-"  # how names of what is not finished begin
+
+
+def unfinished(path: Path) -> Path:
+    """Where `write` writes a file before it has its name: what a killed process leaves there is its own."""
+    return path.with_name(f"{PART}{path.name}")
 
 
 def fsync(path: Path) -> None:
@@ -31,12 +35,16 @@ def fsync_tree(place: Path) -> None:
 def write(path: Path, text: str) -> None:
     """Replace a file: a reader sees the old text or the new one, and so does whoever comes after a crash.
 
+    One process at a time may do so; what a killed one has left is written over.
+
     Raises:
       OSError: naming the path; nothing is left behind.
     """
-    part = path.with_name(f"{PART}{uuid.uuid4().hex[:8]}")
+    part = unfinished(path)
     try:
-        part.write_text(text, encoding="utf-8")
+        part.unlink(missing_ok=True)  # a link that somebody has put there leads elsewhere
+        with part.open("x", encoding="utf-8") as file:
+            file.write(text)
         fsync(part)
         os.replace(part, path)
         fsync(path.parent)

@@ -29,7 +29,7 @@ def train(config: Config, options: argparse.Namespace) -> int:
     stamp = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
     directory = Path(options.out or Path("runs") / f"{Path(options.file).stem}-{stamp}")
     if directory.is_dir() and not any((directory / name).exists() for name in rundir.HELD):
-        others = sorted(path.name for path in directory.iterdir() if path.name != "lock")
+        others = sorted(path.name for path in directory.iterdir() if path.name not in rundir.BEGUN)
         if others:
             some = ", ".join(others[:3]) + (" …" if len(others) > 3 else "")
             rule = f"holds no run, but {some}; give a new directory or an empty one"

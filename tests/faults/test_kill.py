@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import os
 import random
+import signal
+import sys
 import time
 from collections import Counter
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -18,6 +20,7 @@ from typing import Any
 
 import pytest
 
+import jaxtrain
 from jaxtrain import Config
 from tests.faults.processes import (
     Drift,
@@ -27,6 +30,7 @@ from tests.faults.processes import (
     ended,
     kill,
     left_over,
+    main,
     points,
     rows,
     run,
@@ -146,3 +150,42 @@ def test_two_hundred_runs_killed_at_random_instants_end_in_the_same_bits_with_th
     learns = tiny(updates=24, logging=SINKS, **EVALUATED, **SAVED)
     ppo = tiny(updates=24, logging=SINKS, algorithm=tiny_ppo(), **EVALUATED, **SAVED)
     survive([(80, learns, 1), (40, learns, 3), (40, learns, 8), (40, ppo, 1)], tmp_path)
+
+
+def killed_at(event: int, name: str, directory: Path, *words: str) -> None:
+    """The command line, killed as it is about to open, rename, make or remove its n-th path in a directory.
+
+    Args:
+      name: only paths that end in it count.
+    """
+    left = [event]
+
+    def watch(what: str, given: tuple[Any, ...]) -> None:
+        changes = what.startswith("os.") or (what == "open" and given[2] & (os.O_WRONLY | os.O_RDWR))
+        path = str(given[0]) if changes and given else ""
+        if path.startswith(str(directory)) and path.endswith(name):
+            left[0] -= 1
+            if left[0] == 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    sys.addaudithook(watch)
+    main(*words)
+
+
+@pytest.mark.parametrize("name", ["run.json", pytest.param("", marks=pytest.mark.slow)])
+def test_a_command_killed_at_any_of_its_first_writes_goes_on_when_it_is_given_again(tmp_path, name):
+    """As a scheduler does it: the same command, whatever the one before was killed at."""
+    directory, file = tmp_path / "a" / "run", tmp_path / "config.yaml"
+    file.write_text(jaxtrain.dump(tiny(2, env="tests.helpers:Walk", algorithm=Drift(), logging=SINKS)))
+    words = ("train", str(file), "--out", str(directory), "--seed", "3", "--no-cache")
+    left: list[set[str]] = []
+    for event in range(1, 4 if name else 40):
+        process = start(tmp_path / "log", killed_at, event, name, directory, *words)
+        assert ended(process) == -signal.SIGKILL, (tmp_path / "log").read_text()
+        left.append({path.name for path in directory.glob("*")})
+        if "checkpoints" in left[-1]:
+            break
+    print(f"\n{len(left)} kills before anything was trained")
+    assert {"lock", ".part-run.json"} in left  # the first words that a run says of itself were cut off
+    assert ended(start(tmp_path / "log", main, *words)) == 0, (tmp_path / "log").read_text()
+    assert [row["update"] for row in rows(directory)] == [1, 2] and left_over(directory) == []
