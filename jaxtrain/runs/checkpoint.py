@@ -4,8 +4,9 @@ In: arrays by name, and facts about them. Out: a directory with orbax's files, `
 sha256 of every file and every array, and `manifest.sha256` with that of the manifest; all three checked
 before an array leaves again. Knows nothing of runs, of train states, or of when to save.
 
-The directory is written under another name and renamed when every byte of it is on disk: what has the
-name of a checkpoint is whole, or was damaged later. Orbax alone restores a flipped bit in silence.
+The directory is written under another name and renamed when every byte of it is on disk and has been read
+back: what has the name of a checkpoint is whole, or was damaged later. Orbax alone restores a flipped bit in
+silence, and may save nothing without an error.
 """
 
 from __future__ import annotations
@@ -13,21 +14,23 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
+import math
 import os
 import re
 import shutil
 import stat
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from jaxtrain.runs.disk import PART, fsync, fsync_tree
+from jaxtrain.runs.disk import PART, fsync, fsync_tree, plain
 
 FORMAT = 2
+AT_ONCE = 64_000_000  # bytes of arrays that are read back together: of a replay the host has no room for two
 _MANIFEST, _DIGEST, _ARRAYS = "manifest.json", "manifest.sha256", "arrays"
 
 
@@ -35,13 +38,16 @@ class Damaged(Exception):
     """A checkpoint that is not what was saved; says which file, and how."""
 
 
-def save(place: Path, arrays: Mapping[str, np.ndarray], facts: Mapping[str, Any]) -> dict[str, Any]:
+def save(
+    place: Path, arrays: Mapping[str, np.ndarray], facts: Mapping[str, Any], *, read_back: bool = False
+) -> dict[str, Any]:
     """Write a checkpoint that exists once this returns, whole, and not at all before.
 
     Args:
       place: its directory; must not exist.
       arrays: name -> any shape and dtype.
       facts: what the manifest says besides, as JSON.
+      read_back: also restore every array before it exists; otherwise its files alone are read again.
 
     Returns:
       The manifest.
@@ -66,9 +72,12 @@ def save(place: Path, arrays: Mapping[str, np.ndarray], facts: Mapping[str, Any]
         (part / _MANIFEST).write_bytes(text)
         (part / _DIGEST).write_text(f"{hashlib.sha256(text).hexdigest()}  {_MANIFEST}\n", encoding="ascii")
         fsync_tree(part)
+        verify(part, restore=read_back)
         os.rename(part, place)
         fsync(place.parent)
         return manifest
+    except Damaged as error:
+        raise OSError(errno.EIO, f"not what was written: {error}", str(place)) from error
     except OSError as error:
         raise OSError(error.errno, error.strerror or str(error), str(place)) from error
     finally:
@@ -89,8 +98,11 @@ def described(x: np.ndarray) -> dict[str, Any]:
     return {"dtype": str(x.dtype), "shape": list(x.shape), "sha256": hashlib.sha256(data).hexdigest()}
 
 
-def verify(place: Path) -> dict[str, Any]:
+def verify(place: Path, *, restore: bool = False) -> dict[str, Any]:
     """The manifest, once every file is found to be the one that was saved.
+
+    Args:
+      restore: and every array too, of which few are in memory at once.
 
     Raises:
       Damaged: a file that is missing, of another length, changed, or not of this checkpoint.
@@ -107,6 +119,8 @@ def verify(place: Path) -> dict[str, Any]:
                 raise Damaged(f"{name} has changed since it was saved")
         except OSError as error:
             raise Damaged(f"{name} cannot be read ({error.strerror})") from None
+    for some in _batches(manifest["arrays"]) if restore else ():
+        _restored(place, some)
     return manifest
 
 
@@ -139,14 +153,35 @@ def load(place: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
       Damaged: see `verify`; or arrays that read back as others than were saved.
     """
     manifest = verify(place)
+    return _restored(place, dict(enumerate(manifest["arrays"].items()))), manifest
+
+
+def _batches(wanted: Mapping[str, Any]) -> Iterator[dict[int, tuple[str, Any]]]:
+    """Arrays by their number, as many at a time as have `AT_ONCE` bytes, or one that has more."""
+    batch, size = dict[int, tuple[str, Any]](), 0
+    for index, (name, about) in enumerate(wanted.items()):
+        size += math.prod(about["shape"]) * 16  # no dtype has more; that its name is one is not known yet
+        if batch and size > AT_ONCE:
+            yield batch
+            batch, size = {}, 0
+        batch[index] = name, about
+    yield batch
+
+
+def _restored(place: Path, wanted: Mapping[int, tuple[str, Any]]) -> dict[str, np.ndarray]:
+    """Some arrays of a checkpoint by name, found to be those that were saved.
+
+    Args:
+      wanted: number in the manifest -> name, and what the manifest says of it.
+    """
     try:
-        arrays = _read(place / _ARRAYS, manifest["arrays"])
+        arrays = _read(place / _ARRAYS, wanted)
     except Exception as error:  # whatever orbax makes of files that are as they were
         raise Damaged(f"{_ARRAYS} cannot be read ({type(error).__name__}: {error})") from error
-    for name, x in arrays.items():
-        if described(x) != manifest["arrays"][name]:
+    for name, about in wanted.values():
+        if described(arrays[name]) != about:
             raise Damaged(f"array {name} reads back as another one than was saved")
-    return arrays, manifest
+    return arrays
 
 
 def digest(place: Path) -> str:
@@ -161,13 +196,15 @@ def digest(place: Path) -> str:
 def _write(place: Path, arrays: Mapping[str, np.ndarray]) -> None:
     import orbax.checkpoint as ocp
 
-    place = place.absolute()  # orbax takes no other
     # Orbax refuses arrays without entries; the manifest alone says what those are.
     held = {_key(i): x for i, x in enumerate(arrays.values()) if x.size}
     try:
         # Compressed, it would take four times as long, and weights get no smaller.
-        with ocp.Checkpointer(ocp.PyTreeCheckpointHandler(use_compression=False)) as checkpointer:
-            checkpointer.save(place, args=ocp.args.PyTreeSave(held))
+        with (
+            plain(place.parent.absolute()) as parent,  # orbax takes no relative one
+            ocp.Checkpointer(ocp.PyTreeCheckpointHandler(use_compression=False)) as checkpointer,
+        ):
+            checkpointer.save(parent / place.name, args=ocp.args.PyTreeSave(held))
     except OSError:
         raise
     except Exception as error:  # a full disk, say, that only the text of it tells
@@ -175,19 +212,24 @@ def _write(place: Path, arrays: Mapping[str, np.ndarray]) -> None:
         raise OSError(known[0] if known else errno.EIO, str(error)) from error
 
 
-def _read(place: Path, described: Mapping[str, Any]) -> dict[str, np.ndarray]:
+def _read(place: Path, wanted: Mapping[int, tuple[str, Any]]) -> dict[str, np.ndarray]:
     import orbax.checkpoint as ocp
 
-    place = place.absolute()  # orbax takes no other
-    empty = {n: np.zeros(d["shape"], d["dtype"]) for n, d in described.items() if 0 in d["shape"]}
-    names = {_key(i): name for i, name in enumerate(described) if name not in empty}
+    empty = {name: np.zeros(d["shape"], d["dtype"]) for name, d in wanted.values() if 0 in d["shape"]}
+    names = {_key(i): name for i, (name, _) in wanted.items() if name not in empty}
+    if not names:  # which orbax would refuse
+        return empty
     as_numpy = {key: ocp.RestoreArgs(restore_type=np.ndarray) for key in names}
-    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
-        found = checkpointer.restore(
-            place, args=ocp.args.PyTreeRestore(item=dict.fromkeys(names, 0), restore_args=as_numpy)
-        )
+    asked: Any = ocp.args.PyTreeRestore(
+        item=dict.fromkeys(names, 0), restore_args=as_numpy, partial_restore=True
+    )
+    with (
+        plain(place.parent.absolute()) as parent,
+        ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer,
+    ):
+        found = checkpointer.restore(parent / place.name, args=asked)
     held = {name: np.asarray(found[key]) for key, name in names.items()}
-    return {name: empty[name] if name in empty else held[name] for name in described}
+    return {name: empty[name] if name in empty else held[name] for name, _ in wanted.values()}
 
 
 def _key(index: int) -> str:

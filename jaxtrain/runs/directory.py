@@ -72,6 +72,8 @@ class RunDirectory:
         try:
             if self.path.exists() and not self.path.is_dir():
                 raise self._refuse(path, "cannot be written (is a file); needs a directory")
+            with disk.plain(self.path.absolute()):
+                pass  # else it would be known at the first checkpoint
             self._made = [p for p in (self.path, *self.path.parents) if not p.exists()]  # the innermost first
             self.path.mkdir(parents=True, exist_ok=True)
             self.path = self.path.resolve()

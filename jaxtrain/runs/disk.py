@@ -5,16 +5,46 @@ In: paths and texts. Out: files. Knows nothing of what they hold.
 
 from __future__ import annotations
 
+import errno
 import os
+import re
 import shutil
+import tempfile
+from collections.abc import Generator
+from contextlib import contextmanager
 from pathlib import Path
 
 PART = ".part-"  # how names of what is not finished begin
+_PLAIN = re.compile(r"[\w./ ,=+@~-]*", re.ASCII)
 
 
 def unfinished(path: Path) -> Path:
     """Where `write` writes a file before it has its name: what a killed process leaves there is its own."""
     return path.with_name(f"{PART}{path.name}")
+
+
+@contextmanager
+def plain(directory: Path) -> Generator[Path]:
+    """A path to a directory in which no library can read more than names.
+
+    Orbax globs on the path that it is given, reads a backslash as a slash and `gs:` as a cloud, and takes
+    UTF-8 alone. So a path with any such character is replaced by a link to it among the temporary files.
+
+    Raises:
+      OSError: the link cannot be made, or would have such characters itself.
+    """
+    if _PLAIN.fullmatch(str(directory)):
+        yield directory
+        return
+    with tempfile.TemporaryDirectory(prefix="jaxtrain-", ignore_cleanup_errors=True) as place:
+        if not _PLAIN.fullmatch(place):
+            rule = (
+                f"neither its path nor that of temporary files, {place}, is of plain characters; set TMPDIR"
+            )
+            raise OSError(errno.EINVAL, rule)
+        link = Path(place) / "link"
+        link.symlink_to(directory, target_is_directory=True)
+        yield link
 
 
 def fsync(path: Path) -> None:

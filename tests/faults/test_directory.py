@@ -12,6 +12,7 @@ import platform
 import shutil
 import signal
 import subprocess
+import tempfile
 import time
 from contextlib import contextmanager
 
@@ -143,6 +144,29 @@ def test_a_relative_directory_stays_where_it_was_when_the_process_moves(tmp_path
 
     ending = launch(config_of(2), "run", cache=False, more_sinks=[Mover()])
     assert ending.directory == tmp_path / "run" and len(rows(tmp_path / "run")) == 2
+
+
+@pytest.mark.parametrize("name", ["hidden_sizes=[64,64]", b"*?\n\xff".decode(errors="surrogateescape")])
+def test_a_run_in_a_directory_of_any_name_saves_goes_on_and_is_read(tmp_path, name, capfd):
+    """Of its parent too. The second name is no UTF-8."""
+    file, place = tmp_path / "config.yaml", tmp_path / name / "run"
+    file.write_text(jaxtrain.dump(config_of(2, logging={"every": 8, "sinks": ["jsonlines", "tensorboard"]})))
+    assert cli.main(["train", str(file), "--out", str(place), "--no-cache"]) == 0
+    assert cli.main(["resume", str(place), "--total-env-steps", "32", "--no-cache"]) == 0
+    assert cli.main(["verify", str(place)]) == 0
+    assert manager.found(place / "checkpoints").keys() == {16, 32}
+    assert jaxtrain.load(place, "last").env_steps == 32 and len(rows(place)) == 4
+    assert "Traceback" not in capfd.readouterr().err
+
+
+def test_a_name_that_orbax_misreads_is_refused_before_anything_compiles_where_no_link_can_be_made(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "[temporary]"))
+    (tmp_path / "[temporary]").mkdir()
+    with nothing_compiles(), pytest.raises(ConfigError, match=r"directory .*cannot be written .*set TMPDIR"):
+        launch(config_of(2), tmp_path / "[64,64]", cache=False)
+    assert [path.name for path in tmp_path.iterdir()] == ["[temporary]"]
 
 
 # ---- one process at a time

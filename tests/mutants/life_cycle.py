@@ -101,9 +101,15 @@ MUTANTS = (
     Mutant("logs of earlier starts are forgotten", MANAGER, "logs = dict(self._earlier)", "logs = {}"),
     Mutant(
         "older checkpoints go before the new one is verified",
+        CHECKPOINT,
+        "verify(part, restore=read_back)",
+        "read_manifest(part)",
+    ),
+    Mutant(
+        "what orbax did not save is found when it is missed",
         MANAGER,
-        "checkpoint.verify(target)",
-        "checkpoint.read_manifest(target)",
+        "read_back=self.last is None",
+        "read_back=False",
     ),
     # ---- what a checkpoint can prove
     Mutant("a changed file passes", CHECKPOINT, "if _file(place / name) != wanted:", "if False:"),
@@ -116,7 +122,7 @@ MUTANTS = (
     Mutant(
         "what orbax reads is believed",
         CHECKPOINT,
-        'if described(x) != manifest["arrays"][name]:',
+        "if described(arrays[name]) != about:",
         "if False:",
     ),
     Mutant("a link is a checkpoint", CHECKPOINT, "if place.is_symlink():", "if False:"),

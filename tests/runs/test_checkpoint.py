@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
 import shutil
+import tempfile
 from pathlib import Path
 
 import ml_dtypes
@@ -76,6 +78,19 @@ def test_names_may_hold_any_characters(tmp_path, names):
     assert list(tmp_path.iterdir()) == []
 
 
+NAMES = ["h=[64,64]", "*", "?", "a\nb", "back\\slash", "gs:", "{a,b}", "%20#'\"", "ümläut", "x" * 255]
+
+
+@pytest.mark.parametrize("name", [*NAMES, b"\xff\xfe".decode(errors="surrogateescape")])
+def test_a_directory_may_have_any_name_that_the_file_system_allows(tmp_path, name):
+    place = tmp_path / name / "checkpoints" / "one"
+    arrays = {"x": bits("float32", (3, 5)), "y": bits("int8", ())}
+    before = set(Path(tempfile.gettempdir()).glob("jaxtrain-*"))
+    checkpoint.save(place, arrays, {}, read_back=True)
+    alike(arrays, checkpoint.load(place)[0])
+    assert set(Path(tempfile.gettempdir()).glob("jaxtrain-*")) == before
+
+
 def test_arrays_that_are_described_alike_have_the_same_bits():
     base = bits("float32", (4,))
     others = [base.view(np.int32), base.reshape(2, 2), -base, base[:3], base[::-1]]
@@ -136,6 +151,27 @@ def test_a_file_where_the_parent_should_be_is_named_with_its_errno(tmp_path):
 def test_the_parent_is_made(tmp_path):
     checkpoint.save(tmp_path / "a" / "b" / "one", {"x": np.arange(3)}, {})
     assert [p.name for p in (tmp_path / "a" / "b").iterdir()] == ["one"]
+
+
+@pytest.mark.parametrize("at_once", [1, 10**9], ids=["one by one", "all at once"])
+def test_what_orbax_does_not_give_back_makes_no_checkpoint_although_every_file_is_as_written(
+    tmp_path, monkeypatch, at_once
+):
+    """Orbax writes less than it was given, and says nothing of it: its files are in order all the same."""
+    arrays = {"x": bits("float32", (3, 5)), "none": bits("int8", (0,)), "y": bits("int8", (2,))}
+    monkeypatch.setattr(checkpoint, "AT_ONCE", at_once)
+    write = checkpoint._write
+    monkeypatch.setattr(checkpoint, "_write", lambda place, held: write(place, {"x": held["x"]}))
+    with pytest.raises(OSError, match=r"not what was written: array .* reads back as") as error:
+        checkpoint.save(tmp_path / "one", arrays, {}, read_back=True)
+    assert (error.value.errno, error.value.filename) == (errno.EIO, str(tmp_path / "one"))
+    assert list(tmp_path.iterdir()) == []
+    monkeypatch.setattr(checkpoint, "_write", lambda place, held: write(place, {**held, "x": -held["x"]}))
+    with pytest.raises(OSError, match="not what was written: array x reads back as another one"):
+        checkpoint.save(tmp_path / "one", arrays, {}, read_back=True)
+    monkeypatch.setattr(checkpoint, "_write", write)
+    manifest = checkpoint.save(tmp_path / "one", arrays, {}, read_back=True)
+    assert checkpoint.verify(tmp_path / "one", restore=True) == manifest
 
 
 def reseal(place, manifest):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 
 import pytest
 
@@ -60,3 +61,18 @@ def test_a_sweep_takes_what_is_unfinished_and_nothing_that_it_leads_to(tmp_path)
     assert [path.name for path in place.iterdir()] == ["whole"]
     assert (outside / "precious").read_text() == "mine"
     disk.fsync_tree(tmp_path)
+
+
+def test_a_path_of_plain_characters_is_used_as_it_is_and_another_by_a_link_that_goes(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
+    (tmp_path / "temporary").mkdir()
+    with disk.plain(tmp_path) as path:
+        assert path == tmp_path
+    (tmp_path / "[1]").mkdir()
+    with disk.plain(tmp_path / "[1]") as path:
+        assert path.parent.parent == tmp_path / "temporary" and path.samefile(tmp_path / "[1]")
+    assert [*(tmp_path / "temporary").iterdir()] == [] and (tmp_path / "[1]").is_dir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "[1]"))
+    with pytest.raises(OSError, match="set TMPDIR"), disk.plain(tmp_path / "[1]"):
+        pass
+    assert [*(tmp_path / "[1]").iterdir()] == []

@@ -204,22 +204,40 @@ def test_without_the_length_of_its_log_nothing_is_saved(tmp_path, committer):
     assert list(committer.directory.iterdir()) == [] and committer.last is None
 
 
-def test_no_checkpoint_goes_for_one_that_is_not_what_was_written(committer, monkeypatch):
-    committer.submit(draft(8, {}))
-    committer.wait()
-    save = checkpoint.save
+@pytest.mark.parametrize("first", [True, False], ids=["the first", "a later one"])
+def test_no_checkpoint_goes_for_one_that_is_not_what_was_written(tmp_path, committer, monkeypatch, first):
+    if first:  # of this process: an earlier one saved before it
+        earlier = manager.CheckpointManager(tmp_path, CheckpointConfig(keep_last=1), None, {})
+        earlier.submit(draft(8, {}))
+        earlier.wait()
+        earlier.close()
+    else:
+        committer.submit(draft(8, {}))
+        committer.wait()
+    sync = checkpoint.fsync_tree
 
-    def save_on_a_bad_disk(place, arrays, facts):
-        save(place, arrays, facts)
+    def sync_to_a_bad_disk(place):
+        sync(place)
         file = max((place / "arrays").rglob("*"), key=lambda path: path.stat().st_size * path.is_file())
         file.write_bytes(bytes(file.stat().st_size))
 
-    monkeypatch.setattr(checkpoint, "save", save_on_a_bad_disk)
+    monkeypatch.setattr(checkpoint, "fsync_tree", sync_to_a_bad_disk)
     committer.submit(draft(16, {}))
     with pytest.raises(OSError, match=r"not what was written.*0000000000016") as caught:
         committer.wait()
     assert caught.value.errno == errno.EIO
+    assert list(manager.found(committer.directory)) == [8]  # none newer, which could be called the best
     checkpoint.verify(manager.place(committer.directory, 8))
+
+
+def test_the_first_save_of_each_process_is_read_back_arrays_included(committer, monkeypatch):
+    """Whatever orbax makes of the place that it is to write to, with no error and with sound files."""
+    write = checkpoint._write
+    monkeypatch.setattr(checkpoint, "_write", lambda place, held: write(place, dict(list(held.items())[:1])))
+    committer.submit(draft(8, {}))
+    with pytest.raises(OSError, match=r"not what was written: array .* reads back as"):
+        committer.wait()
+    assert list(committer.directory.iterdir()) == [] and committer.last is None
 
 
 EVALUATED = {"every": 24, "num_episodes": 2, "greedy": False}
