@@ -21,7 +21,7 @@ import shutil
 import stat
 import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +39,12 @@ class Damaged(Exception):
 
 
 def save(
-    place: Path, arrays: Mapping[str, np.ndarray], facts: Mapping[str, Any], *, read_back: bool = False
+    place: Path,
+    arrays: Mapping[str, np.ndarray],
+    facts: Mapping[str, Any],
+    *,
+    read_back: bool = False,
+    check: Callable[[], object] = lambda: None,
 ) -> dict[str, Any]:
     """Write a checkpoint that exists once this returns, whole, and not at all before.
 
@@ -48,6 +53,7 @@ def save(
       arrays: name -> any shape and dtype.
       facts: what the manifest says besides, as JSON.
       read_back: also restore every array before it exists; otherwise its files alone are read again.
+      check: called as it is about to exist; with what it raises it does not.
 
     Returns:
       The manifest.
@@ -73,6 +79,7 @@ def save(
         (part / _DIGEST).write_text(f"{hashlib.sha256(text).hexdigest()}  {_MANIFEST}\n", encoding="ascii")
         fsync_tree(part)
         verify(part, restore=read_back)
+        check()
         os.rename(part, place)
         fsync(place.parent)
         return manifest
@@ -176,10 +183,11 @@ def _restored(place: Path, wanted: Mapping[int, tuple[str, Any]]) -> dict[str, n
     """
     try:
         arrays = _read(place / _ARRAYS, wanted)
-    except Exception as error:  # whatever orbax makes of files that are as they were
+        said = {name: described(x) for name, x in arrays.items()}
+    except Exception as error:  # whatever orbax makes of files that are as they were, or NumPy of a dtype
         raise Damaged(f"{_ARRAYS} cannot be read ({type(error).__name__}: {error})") from error
     for name, about in wanted.values():
-        if described(arrays[name]) != about:
+        if said[name] != about:
             raise Damaged(f"array {name} reads back as another one than was saved")
     return arrays
 

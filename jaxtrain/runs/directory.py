@@ -6,23 +6,22 @@ in a checkpoint. What is read from a directory is data: nothing in it is execute
 
 from __future__ import annotations
 
-import datetime
-import fcntl
 import json
 import os
 import re
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import IO, Any, Self
+from typing import Any, Self
 
 from jaxtrain.config.modules import RUN
 from jaxtrain.errors import MISSING, ConfigError, Problem
 from jaxtrain.runs import disk
+from jaxtrain.runs import lock as locks
+from jaxtrain.runs.lock import now
 
 CONFIG, LOG, CHECKPOINTS = "config.yaml", "metrics.jsonl", "checkpoints"
 README = """\
@@ -46,19 +45,20 @@ A run of jaxtrain.
 """
 HELD = (RUN, CONFIG, LOG, CHECKPOINTS)  # what tells a run's directory from another
 # What a run may leave that was killed before it was one; the next start writes over both.
-BEGUN = ("lock", disk.unfinished(Path(RUN)).name)
+BEGUN = (locks.NAME, disk.unfinished(Path(RUN)).name)
 _LATER = ("tensorboard", "wandb", "autotune")  # what a run has only with those, and writes and deletes in
-_OWNER = b"process "  # how a lock begins
 _FLAGS = ("JAX_", "XLA_", "CUDA_VISIBLE_DEVICES", "NVIDIA_TF32_OVERRIDE", "TF_CPP_")
 _SECRET = re.compile(r"KEY|TOKEN|SECRET|PASSWORD|CREDENTIAL", re.I)
 
 
-def now() -> str:
-    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+class DirectoryLost(RuntimeError):
+    """The directory of a run was moved, deleted or taken while it went on; says where what it had is safe."""
 
 
 class RunDirectory:
     """A run's directory, held by this process alone until `release`, or until the process is gone.
+
+    Whoever writes to it calls `check` before.
 
     Raises:
       ConfigError: it cannot be made, written or read, or another process holds it.
@@ -68,7 +68,7 @@ class RunDirectory:
         if "\0" in str(path):
             raise self._refuse(path, "needs a path without NUL")
         self.path = Path(path)
-        self._lock: IO[str] | None = None
+        self._lock: locks.Lock | None = None
         try:
             if self.path.exists() and not self.path.is_dir():
                 raise self._refuse(path, "cannot be written (is a file); needs a directory")
@@ -79,9 +79,9 @@ class RunDirectory:
             self.path = self.path.resolve()
             self.name = self.path.name
             self.holds_run = any((self.path / name).exists() for name in HELD)
-            for name in (*HELD, "lock", "tensorboard", "wandb"):
+            for name in (*HELD, locks.NAME, "tensorboard", "wandb"):
                 part = inside(self.path, name)
-                if name in (*HELD, "lock") and part.exists() and part.is_dir() != (name == CHECKPOINTS):
+                if name in (*HELD, locks.NAME) and part.exists() and part.is_dir() != (name == CHECKPOINTS):
                     kind = "a directory" if name == CHECKPOINTS else "a file"
                     raise self._refuse(path, f"has {name}, which should be {kind}")
             for part in (self.path / "tensorboard").glob("*"):  # with single seeds it has directories
@@ -90,45 +90,16 @@ class RunDirectory:
             if foreign:
                 rule = f"holds {foreign[0]}/, which is no run's, and which a run would write to; give another"
                 raise self._refuse(path, rule)
-            if not _is_lock(self.path / "lock"):
+            if not locks.is_lock(self.path / locks.NAME):
                 rule = "holds a lock that is no run's, which a run would replace; give another"
                 raise self._refuse(path, rule)
-            self._acquire()
+            self._lock = locks.Lock(self.path)
+        except locks.InUse as owner:
+            raise self._refuse(self.path, f"is in use by {owner}; wait for its end or stop it") from None
         except UnicodeEncodeError:
             raise self._refuse(path, "needs a path that the file system can encode") from None
         except OSError as error:
             raise self._refuse(path, f"cannot be written ({error.strerror})") from None
-
-    def _acquire(self) -> None:
-        # The kernel lets go of it when the process ends, however that comes about: no lock is ever stale.
-        deadline = time.monotonic() + 5
-        while True:
-            try:
-                lock = (self.path / "lock").open("a+", encoding="utf-8")
-            except FileNotFoundError:  # with the directory: see `_leave_nothing`
-                self.path.mkdir(parents=True, exist_ok=True)
-                continue
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                if _is_at(lock, self.path / "lock"):
-                    break
-                lock.close()  # one that was refused has taken it away in between
-            except BlockingIOError:
-                # Who holds it since an instant has not said so yet; and to look who does is to share it.
-                time.sleep(0.05)
-                owner = owner_of(self.path)
-                lock.close()
-                if owner is not None or time.monotonic() > deadline:
-                    rule = f"is in use by {owner or 'another process'}; wait for its end or stop it"
-                    raise self._refuse(self.path, rule) from None
-        self._lock = lock
-        line = f"{_OWNER.decode()}{os.getpid()} on {socket.gethostname()} since {now()}\n".encode()
-        try:
-            os.ftruncate(lock.fileno(), 0)
-            os.write(lock.fileno(), line)  # not buffered: a full disk is met here, not when it is closed
-        except OSError:
-            self.release()
-            raise
 
     @staticmethod
     def _refuse(path: object, rule: str) -> ConfigError:
@@ -147,46 +118,55 @@ class RunDirectory:
     def _leave_nothing(self) -> None:
         """Take away what a request that came to nothing has made, if nobody has put anything there since."""
         with suppress(OSError):  # another process is about to begin there
-            if [path.name for path in self.path.iterdir()] == ["lock"]:
-                (self.path / "lock").unlink()
+            mine = self._lock is not None and self._lock.is_held
+            if mine and [path.name for path in self.path.iterdir()] == [locks.NAME]:
+                (self.path / locks.NAME).unlink()
                 for made in self._made:
                     made.rmdir()
 
     def release(self) -> None:
-        """Let others have it. The lock's file stays, for those who wait for it."""
+        """Let others have it."""
         if self._lock is not None:
-            self._lock.close()
+            self._lock.release()
             self._lock = None
+
+    def check(self) -> None:
+        """Return if what is written to the directory now goes to this run.
+
+        Raises:
+          DirectoryLost: the lock that this process holds is no longer the one that a second process would
+            find: the directory was moved or deleted, or its lock was.
+        """
+        assert self._lock is not None  # nothing is written after the release
+        if self._lock.is_held:
+            return
+        now_at, begun = self._lock.directory, locks.owner_of(self.path)
+        if now_at is None:
+            where = "it was deleted, and what the run had saved with it"
+        elif now_at == self.path:
+            where = "its lock was deleted or replaced; what the run had saved is in it"
+        else:
+            where = (
+                f"it was moved; what the run had saved is in {str(now_at)!r}, from where it can be resumed"
+            )
+        other = f"; {begun} holds it" if begun else ""
+        raise DirectoryLost(f"directory {str(self.path)!r} is no longer this run's: {where}{other}")
 
     def refuse(self, rule: str) -> ConfigError:
         """An error about this directory."""
         return self._refuse(self.path, rule)
 
     def write_about(self, about: Mapping[str, Any]) -> None:
+        """Write `run.json`."""
+        self.check()
         disk.write(self.path / RUN, json.dumps(about, indent=2) + "\n")
 
     def describe(self, config: str) -> None:
         """Write the config and a note on what is where."""
+        self.check()
         disk.write(self.path / CONFIG, config)
         if not (self.path / "README.md").exists():
             disk.write(self.path / "README.md", README)
-
-
-def _is_lock(path: Path) -> bool:
-    """Whether a lock says who holds or held it, is about to say it, or is not there."""
-    try:
-        with path.open("rb") as lock:
-            return _OWNER.startswith(lock.read(len(_OWNER)))
-    except FileNotFoundError:
-        return True
-
-
-def _is_at(file: IO[str], path: Path) -> bool:
-    """Whether an open file is the one that a path leads to."""
-    try:
-        return os.path.samestat(os.fstat(file.fileno()), path.stat())
-    except FileNotFoundError:
-        return False
 
 
 def read_about(path: Path) -> dict[str, Any]:
@@ -208,19 +188,6 @@ def read_about(path: Path) -> dict[str, Any]:
     except ValueError as error:
         rule = f"holds no run that can be read: {RUN} is not that of a run ({error})"
     raise ConfigError([Problem(f"directory {str(path)!r}", MISSING, rule)])
-
-
-def owner_of(path: Path) -> str | None:
-    """Which process holds a run's directory; None if none does."""
-    try:
-        with (path / "lock").open(encoding="utf-8") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            except BlockingIOError:
-                return lock.read().strip() or "another process"
-    except OSError:
-        pass
-    return None
 
 
 def inside(directory: Path, name: str) -> Path:

@@ -17,6 +17,7 @@ from jaxtrain.config import yaml as files
 from jaxtrain.errors import ConfigError
 from jaxtrain.runs import directory as rundir
 from jaxtrain.runs import manager
+from jaxtrain.runs.lock import owner_of
 
 _TAIL = 1 << 18  # bytes of a log's end in which the last metrics are looked for
 
@@ -61,7 +62,7 @@ def _row(path: Path) -> Row:
 
 
 def _state(path: Path, said: str | None) -> str:
-    if rundir.owner_of(path) is not None:
+    if owner_of(path) is not None:
         return "running"
     if said is None:
         return "killed"

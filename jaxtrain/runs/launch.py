@@ -254,6 +254,8 @@ def launch(
       ConfigError: for what cannot run, a directory that cannot be written, is in use or holds another
         run, or a run none of whose checkpoints is whole. Nothing of it is touched.
       OSError: the log or a checkpoint could not be written; names the path. The last checkpoint is whole.
+      DirectoryLost: the directory or its lock was moved, deleted or replaced meanwhile; says where what was
+        saved is. Nothing was written to what is in its place.
       FloatingPointError: with `on_nan: raise`, after the last finite state is saved.
     """
     if resume not in ("auto", "never", "must"):
@@ -315,7 +317,7 @@ def _run(
     about = {**run_plan.about, "starts": [*run_plan.about["starts"], start]}
     run.write_about(about)
     run.describe(dump(config))
-    log, opened = _sinks(config, run.path)
+    log, opened = _sinks(config, run)
     faults = Faults()
     outlet = callback.connect(
         [*opened, *more_sinks, faults],
@@ -323,7 +325,9 @@ def _run(
         records=before.get("records", 0),
         elapsed_seconds=before.get("elapsed_seconds", 0.0),
     )
-    checkpoints = manager.CheckpointManager(run.path, config.checkpoint, metric, before.get("logs", {}))
+    checkpoints = manager.CheckpointManager(
+        run.path, config.checkpoint, metric, before.get("logs", {}), run.check
+    )
     last = None if resumed_at is None else manager.place(checkpoints.directory, resumed_at)
     with ExitStack() as stack:  # what is to be done at the end, last things first
         stack.push(lambda kind, error, trace: _note_end(run, about, start, error))
@@ -373,6 +377,7 @@ def _advance(
     _log.info("compiling")
     keys = run_plan.seeds.keys()
     compiled = Programs(config, events, keys, outlet.id, fresh=begin is None, taken=run_plan.taken)
+    run.check()
     keep_tuning(run.path)
     clock = 0 if begin is None else int(begin[0].clock)
     outlet.on_start(clock, num_seeds=run_plan.seeds.count)  # compilation is over
@@ -411,14 +416,18 @@ def _note_end(
     start["ended"] = rundir.now()
     try:
         run.write_about(about)
+    except rundir.DirectoryLost:
+        if error is None or isinstance(error, OSError):  # which it is the reason of
+            raise
     except OSError:
         if error is None:  # else that says more: the disk is full, say
             raise
 
 
-def _sinks(config: Config, directory: Path) -> tuple[Sink | None, list[Any]]:
+def _sinks(config: Config, run: RunDirectory) -> tuple[Sink | None, list[Any]]:
     """Those that a config names, and which of them is the log: the first, as the others mirror it."""
-    log = sinks.make("jsonlines", directory) if "jsonlines" in config.logging.sinks else None
+    directory, wanted = run.path, "jsonlines" in config.logging.sinks
+    log = sinks.make("jsonlines", directory, check=run.check) if wanted else None
     opened: list[Any] = [log] if log else []
     for name in config.logging.sinks:
         if name != "jsonlines":
@@ -441,6 +450,7 @@ def _facts(run_plan: RunPlan, trainer: Trainer) -> dict[str, Any]:
 
 def _settle(run: RunDirectory, run_plan: RunPlan) -> dict[str, Any]:
     """Bring the directory to where its checkpoint left it; the manifest of that, {} if there is none."""
+    run.check()
     place = run.path / rundir.CHECKPOINTS
     for path, why in (run_plan.own.bad if run_plan.own else {}).items():
         aside = manager.set_aside(path)

@@ -142,15 +142,21 @@ class CheckpointManager:
       settings: what stays.
       metric: whose best stays, or None.
       earlier: lengths of the logs of earlier processes, by name.
+      check: called before anything is written, renamed or deleted; raises if the directory is another's.
     """
 
     def __init__(
-        self, run: Path, settings: CheckpointConfig, metric: str | None, earlier: Mapping[str, int]
+        self,
+        run: Path,
+        settings: CheckpointConfig,
+        metric: str | None,
+        earlier: Mapping[str, int],
+        check: Callable[[], object] = lambda: None,
     ) -> None:
         self._earlier = dict(earlier)
         self.directory = run / "checkpoints"
         self.directory.mkdir(exist_ok=True)
-        self._run, self._settings, self._metric = run, settings, metric
+        self._run, self._settings, self._metric, self._check = run, settings, metric, check
         self._pool = ThreadPoolExecutor(1, "jaxtrain-checkpoint")
         self._job: Future[None] | None = None
         self.last: Path | None = None  # the newest that is on disk
@@ -190,12 +196,14 @@ class CheckpointManager:
         if draft.needed is not None and draft.needed.relative_to(self._run).as_posix() not in logs:
             return  # its sink has failed: the run ends at the next boundary, with that error
         on_host = draft.arrays()
+        self._check()
         target = place(self.directory, draft.env_steps)
         manifest = {**draft.facts(on_host), "finite": _finite(on_host, draft.in_place), "logs": logs}
         # What the first one shows, that orbax can read here what it writes here, holds for the later ones.
-        checkpoint.save(target, on_host, manifest, read_back=self.last is None)
+        checkpoint.save(target, on_host, manifest, read_back=self.last is None, check=self._check)
         self.last = target
         said = manifests(self.directory)
+        self._check()
         for env_steps in said.keys() - kept(said, self._settings, self._metric):
             # Under another name first: what is half deleted must not look like a checkpoint.
             doomed = self.directory / f"{disk.PART}{env_steps}"

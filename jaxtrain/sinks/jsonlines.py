@@ -7,7 +7,7 @@ Knows nothing of runs that are resumed: whoever resumes one cuts the file back.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -28,12 +28,17 @@ class JsonLines(Closing):
     A line is in the file, whole, once `write` returns; between two writes no file is open. `open` creates
     the parent directory. Methods raise OSError, naming the path; one raised by a full disk leaves no part
     of the line behind.
+
+    Args:
+      check: called before each line; raises if the file has become another's to write.
     """
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(self, path: str | Path, *, check: Callable[[], object] = lambda: None) -> None:
         self.path = Path(path)
+        self._check = check
 
     def open(self, run: RunInfo) -> None:
+        self._check()
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self.path.open("ab").close()  # what cannot be written is known now
 
@@ -46,6 +51,7 @@ class JsonLines(Closing):
             "values": {key: _plain(value) for key, value in reported(record).items()},
         }
         rest = json.dumps(row, allow_nan=False).encode() + b"\n"
+        self._check()
         with naming(self.path), self.path.open("ab", buffering=0) as file:
             begin = file.tell()
             try:

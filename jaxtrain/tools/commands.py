@@ -60,7 +60,7 @@ def _launch(config: Config, directory: Path, **given: Any) -> int:
 
     try:
         ending = launch(config, directory, **given)
-    except (FloatingPointError, OSError) as error:
+    except (FloatingPointError, OSError, rundir.DirectoryLost) as error:
         print(f"jaxtrain: {error}", file=sys.stderr)
         if isinstance(error, OSError):
             print(f"jaxtrain: the last checkpoint is whole; jaxtrain resume {directory}", file=sys.stderr)

@@ -26,6 +26,7 @@ from jaxtrain import ConfigError
 from jaxtrain.runs import directory as rundir
 from jaxtrain.runs import manager
 from jaxtrain.runs.launch import launch
+from jaxtrain.runs.lock import owner_of
 from jaxtrain.tools import cli
 from tests.faults.processes import Drift, alive, arrays, ended, rows, run, start, until
 from tests.helpers import tiny
@@ -224,14 +225,14 @@ def test_the_owner_is_named_while_it_runs_and_its_lock_is_free_after_kill_9(tmp_
     pid = process.pid
     with nothing_compiles(), pytest.raises(ConfigError, match=f"is in use by process {pid} on "):
         launch(config, directory, cache=False)
-    assert rundir.owner_of(directory).startswith(f"process {pid} on ")
+    assert owner_of(directory).startswith(f"process {pid} on ")
     os.kill(pid, signal.SIGKILL)
     assert ended(process) == -signal.SIGKILL
     assert f"process {pid}" in (directory / "lock").read_text()  # stale, and nobody minds
-    assert rundir.owner_of(directory) is None
+    assert owner_of(directory) is None
     with rundir.RunDirectory(directory):
-        assert rundir.owner_of(directory).startswith(f"process {os.getpid()} on ")
-    assert rundir.owner_of(directory) is None
+        assert owner_of(directory).startswith(f"process {os.getpid()} on ")
+    assert owner_of(directory) is None
 
 
 @pytest.mark.parametrize("text", ["precious", '{"update": 0, "mine": 1}\n', "one\ntwo\n"])

@@ -41,7 +41,12 @@ TESTS = {
     ),
     "runs/program.py": ("tests/runs/test_program.py", "tests/runs/test_launch.py"),
     "runs/transfer.py": ("tests/runs/test_transfer.py", "tests/runs/test_program.py"),
-    "runs/directory.py": ("tests/faults/test_directory.py", "tests/faults/test_hostile.py"),
+    "runs/directory.py": (
+        "tests/faults/test_directory.py",
+        "tests/faults/test_two_writers.py",
+        "tests/faults/test_hostile.py",
+    ),
+    "runs/lock.py": ("tests/runs/test_lock.py", "tests/faults/test_directory.py"),
     "sinks/dispatch.py": (
         "tests/sinks/test_dispatch.py",
         "tests/loop/test_callback.py",
@@ -67,6 +72,7 @@ TESTS = {
     PROGRAM,
     TRANSFER,
     DIRECTORY,
+    LOCK,
     DISPATCH,
     TREE,
     SIGNALS,
@@ -122,7 +128,7 @@ MUTANTS = (
     Mutant(
         "what orbax reads is believed",
         CHECKPOINT,
-        "if described(arrays[name]) != about:",
+        "if said[name] != about:",
         "if False:",
     ),
     Mutant("a link is a checkpoint", CHECKPOINT, "if place.is_symlink():", "if False:"),
@@ -185,10 +191,12 @@ MUTANTS = (
     # ---- the directory and the door
     Mutant(
         "two processes hold one directory",
-        DIRECTORY,
+        LOCK,
         "fcntl.LOCK_EX | fcntl.LOCK_NB",
         "fcntl.LOCK_SH | fcntl.LOCK_NB",
     ),
+    Mutant("a run writes to what has become another's", DIRECTORY, "if self._lock.is_held:", "if True:"),
+    Mutant("a forked child keeps the lock", LOCK, "        lock.release()", "        pass"),
     Mutant("secrets are written down", DIRECTORY, "if not _SECRET.search(k)", "if k"),
     Mutant(
         "a link leads out of the directory",
