@@ -94,6 +94,8 @@ class RunDirectory:
                 rule = "holds a lock that is no run's, which a run would replace; give another"
                 raise self._refuse(path, rule)
             self._lock = locks.Lock(self.path)
+            for path in (self.path, *self._made):
+                disk.fsync_name(path)  # else all that is fsynced in it may be nowhere after a power cut
         except locks.InUse as owner:
             raise self._refuse(self.path, f"is in use by {owner}; wait for its end or stop it") from None
         except UnicodeEncodeError:

@@ -9,9 +9,10 @@ import errno
 import os
 import re
 import shutil
+import stat
 import tempfile
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 PART = ".part-"  # how names of what is not finished begin
@@ -48,12 +49,32 @@ def plain(directory: Path) -> Generator[Path]:
 
 
 def fsync(path: Path) -> None:
-    """Return once a file or a directory is on disk."""
+    """Return once a file, or the names in a directory, are on disk."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
+    except OSError as error:
+        # Some network and FUSE file systems have no such call for directories, and keep names themselves.
+        if error.errno != errno.EINVAL or not stat.S_ISDIR(os.fstat(handle).st_mode):
+            raise
     finally:
         os.close(handle)
+
+
+def fsync_name(path: Path, below: Path | None = None) -> None:
+    """Return once the name of a file or a directory is on disk.
+
+    Args:
+      below: and the names of the directories that it is in, up to this one, whose own name is left out;
+        unset, its own name alone.
+    """
+    for parent in path.parents:
+        with suppress(
+            PermissionError
+        ):  # a directory that may be written to and not read: nothing can be done
+            fsync(parent)
+        if parent == (below or path.parent):
+            return
 
 
 def fsync_tree(place: Path) -> None:

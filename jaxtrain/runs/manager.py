@@ -156,6 +156,7 @@ class CheckpointManager:
         self._earlier = dict(earlier)
         self.directory = run / "checkpoints"
         self.directory.mkdir(exist_ok=True)
+        disk.fsync_name(self.directory)
         self._run, self._settings, self._metric, self._check = run, settings, metric, check
         self._pool = ThreadPoolExecutor(1, "jaxtrain-checkpoint")
         self._job: Future[None] | None = None
@@ -190,9 +191,10 @@ class CheckpointManager:
         begun = time.perf_counter()
         logs = dict(self._earlier)
         for path, size in draft.lengths().items():
-            if path.resolve().is_relative_to(self._run):
+            if (path := path.resolve()).is_relative_to(self._run):
                 disk.fsync(path)
-                logs[path.resolve().relative_to(self._run).as_posix()] = size
+                disk.fsync_name(path, self._run)
+                logs[path.relative_to(self._run).as_posix()] = size
         if draft.needed is not None and draft.needed.relative_to(self._run).as_posix() not in logs:
             return  # its sink has failed: the run ends at the next boundary, with that error
         on_host = draft.arrays()

@@ -14,6 +14,7 @@ TESTS = {
         "tests/faults/test_corruption.py",
         "tests/faults/test_disk_full.py",
         "tests/faults/test_kill.py",
+        "tests/faults/test_power_loss.py",
     ),
     "runs/checkpoint.py": (
         "tests/runs/test_checkpoint.py",
@@ -44,6 +45,7 @@ TESTS = {
     "runs/directory.py": (
         "tests/faults/test_directory.py",
         "tests/faults/test_two_writers.py",
+        "tests/faults/test_power_loss.py",
         "tests/faults/test_hostile.py",
     ),
     "runs/lock.py": ("tests/runs/test_lock.py", "tests/faults/test_directory.py"),
@@ -117,6 +119,8 @@ MUTANTS = (
         "read_back=self.last is None",
         "read_back=False",
     ),
+    Mutant("a log's name is not on disk", MANAGER, "disk.fsync_name(path, self._run)", "pass"),
+    Mutant("that there are checkpoints is not on disk", MANAGER, "disk.fsync_name(self.directory)", "pass"),
     # ---- what a checkpoint can prove
     Mutant("a changed file passes", CHECKPOINT, "if _file(place / name) != wanted:", "if False:"),
     Mutant(
@@ -197,6 +201,7 @@ MUTANTS = (
     ),
     Mutant("a run writes to what has become another's", DIRECTORY, "if self._lock.is_held:", "if True:"),
     Mutant("a forked child keeps the lock", LOCK, "        lock.release()", "        pass"),
+    Mutant("that there is a directory is not on disk", DIRECTORY, "disk.fsync_name(path)  #", "pass  #"),
     Mutant("secrets are written down", DIRECTORY, "if not _SECRET.search(k)", "if k"),
     Mutant(
         "a link leads out of the directory",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+from pathlib import Path
 
 import pytest
 
@@ -76,3 +77,11 @@ def test_a_path_of_plain_characters_is_used_as_it_is_and_another_by_a_link_that_
     with pytest.raises(OSError, match="set TMPDIR"), disk.plain(tmp_path / "[1]"):
         pass
     assert [*(tmp_path / "[1]").iterdir()] == []
+
+
+def test_a_directory_that_cannot_be_synced_is_no_error_and_a_file_is():
+    """`/proc` is a file system that answers EINVAL to both."""
+    disk.fsync(Path("/proc"))
+    disk.fsync_name(Path("/proc/version"))
+    with pytest.raises(OSError, match="Invalid argument"):
+        disk.fsync(Path("/proc/version"))
