@@ -113,10 +113,19 @@ def cut(path: Path, length: int) -> None:
             os.fsync(file.fileno())
 
 
-def sweep(directory: Path) -> None:
-    """Remove what a killed process left unfinished in a directory."""
+def sweep(directory: Path) -> dict[Path, str]:
+    """Remove what was left unfinished, or half deleted, in a directory.
+
+    Returns:
+      What could not be removed, and why: on NFS a file that somebody has open, say.
+    """
+    left: dict[Path, str] = {}
     for path in directory.glob(f"{PART}*"):
-        if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path, ignore_errors=True)
-        else:
-            path.unlink(missing_ok=True)
+        try:
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            else:
+                path.unlink(missing_ok=True)
+        except OSError as error:
+            left[path] = str(error)
+    return left

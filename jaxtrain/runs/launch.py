@@ -324,6 +324,7 @@ def _run(
         run_info(trainer, run.name, id=about["id"], resumed_at=resumed_at),
         records=before.get("records", 0),
         elapsed_seconds=before.get("elapsed_seconds", 0.0),
+        needed=log,
     )
     checkpoints = manager.CheckpointManager(
         run.path, config.checkpoint, metric, before.get("logs", {}), run.check

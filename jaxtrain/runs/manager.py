@@ -6,11 +6,11 @@ Knows nothing of directories or configs on disk: `launch.py` sets all of it up.
 
 from __future__ import annotations
 
+import logging
 import math
 import os
-import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +24,8 @@ from jaxtrain.loop.trainer import Trainer
 from jaxtrain.runs import checkpoint, disk
 from jaxtrain.runs.checkpoint import Damaged
 from jaxtrain.schedule import every, finish
+
+_log = logging.getLogger("jaxtrain")
 
 
 @dataclass(frozen=True)
@@ -160,6 +162,7 @@ class CheckpointManager:
         self._run, self._settings, self._metric, self._check = run, settings, metric, check
         self._pool = ThreadPoolExecutor(1, "jaxtrain-checkpoint")
         self._job: Future[None] | None = None
+        self._stuck: set[Path] = set()  # what could not be deleted at the last save
         self.last: Path | None = None  # the newest that is on disk
         self.written: list[float] = []  # seconds that each took to be on disk
 
@@ -206,12 +209,24 @@ class CheckpointManager:
         self.last = target
         said = manifests(self.directory)
         self._check()
-        for env_steps in said.keys() - kept(said, self._settings, self._metric):
-            # Under another name first: what is half deleted must not look like a checkpoint.
-            doomed = self.directory / f"{disk.PART}{env_steps}"
-            os.rename(place(self.directory, env_steps), doomed)
-            shutil.rmtree(doomed)
+        self._delete(said.keys() - kept(said, self._settings, self._metric))
         self.written.append(time.perf_counter() - begun)
+
+    def _delete(self, doomed: Iterable[int]) -> None:
+        """Delete checkpoints, and what could not be at the save before: that costs space and no more."""
+        stuck: dict[Path, str] = {}
+        for env_steps in doomed:
+            path = place(self.directory, env_steps)
+            try:
+                # Under another name first: what is half deleted must not look like a checkpoint.
+                os.rename(path, self.directory / f"{disk.PART}{env_steps}")
+            except OSError as error:
+                stuck[path] = str(error)
+        stuck |= disk.sweep(self.directory)
+        for path, why in stuck.items():
+            if path not in self._stuck:
+                _log.warning("%s cannot be deleted, which is tried again at each save: %s", path, why)
+        self._stuck = set(stuck)
 
 
 def _finite(arrays: Mapping[str, np.ndarray], in_place: frozenset[str]) -> bool:

@@ -6,6 +6,7 @@ In: what a program reports, and when it begins. Out: `Record`s. `loop/callback.p
 from __future__ import annotations
 
 import dataclasses
+import errno
 import time
 import warnings
 from collections.abc import Callable, Sequence
@@ -32,6 +33,7 @@ class Dispatcher:
       elapsed_seconds: how long it had run by then.
       capacity: records that may wait for one sink.
       deadline_seconds: how long `wait` waits for all sinks together.
+      needed: one of the sinks, which is waited for `NEEDED_SECONDS` longer each time before it is left out.
       id: the number by which a program reaches it.
       barrier: returns once programs under way have handed over what they had to hand over.
       forget: called when it has finished.
@@ -46,6 +48,7 @@ class Dispatcher:
         elapsed_seconds: float = 0.0,
         capacity: int = 1024,
         deadline_seconds: float = 10.0,
+        needed: Sink | None = None,
         id: int = 0,
         barrier: Callable[[], object] = lambda: None,
         forget: Callable[[], object] = lambda: None,
@@ -54,7 +57,7 @@ class Dispatcher:
         self.records = records
         self._earlier = elapsed_seconds
         self._deadline_seconds = deadline_seconds
-        self._workers = [SinkWorker(sink, capacity) for sink in sinks]
+        self._workers = [SinkWorker(sink, capacity, needed=sink is needed) for sink in sinks]
         self._begun: float | None = None  # when the first update began
         self._mark = (0, 0.0)  # the update last reported, and when its last record had been handed on
         self._speed: float | None = None
@@ -76,7 +79,10 @@ class Dispatcher:
         worker = next(worker for worker in self._workers if worker.sink is sink)
         if worker.problem is None:
             return None
-        return worker.error if isinstance(worker.error, Exception) else RuntimeError(worker.sentence)
+        if isinstance(worker.error, Exception):
+            return worker.error
+        path = getattr(sink, "path", None)
+        return TimeoutError(errno.ETIMEDOUT, worker.sentence, *([] if path is None else [str(path)]))
 
     @property
     def elapsed_seconds(self) -> float:

@@ -17,21 +17,27 @@ from pathlib import Path
 from jaxtrain.types import Record, RunInfo, Sink
 
 PATIENCE_SECONDS = 1.0  # what one sink may hold training up for, in all, while its queue is full
+NEEDED_SECONDS = 600.0  # how much longer each time for one that the run does not go on without
 _log = logging.getLogger("jaxtrain")
 
 
 class SinkWorker:
     """One sink, the tasks that wait for it, and the thread that does them in order.
 
+    Args:
+      capacity: tasks that may wait.
+      needed: whether to wait for `NEEDED_SECONDS` more, and say so, where another sink would be left out.
+
     `_changed` guards everything here; the sink's own methods run outside of it.
     """
 
-    def __init__(self, sink: Sink, capacity: int) -> None:
+    def __init__(self, sink: Sink, capacity: int, *, needed: bool = False) -> None:
         self.problem: str | None = None  # the first; a lane that has one is left out for good
         self.error: BaseException | None = None  # what the sink raised, if that was it
         self.warned = False
         self.sink = sink
-        self._capacity = capacity
+        self._capacity, self._needed = capacity, needed
+        self._said = False  # that it is waited for
         self._patience = PATIENCE_SECONDS
         self._given = self._written = self._flushed = 0  # records
         self._tasks: deque[Callable[[], None]] = deque()
@@ -55,8 +61,8 @@ class SinkWorker:
         with self._changed:
             self._given += 1
             begun = time.monotonic()
-            if not self._changed.wait_for(self._has_room, self._patience):
-                self._leave_out(f"kept its queue of {self._capacity} records full for {PATIENCE_SECONDS:g} s")
+            problem = f"kept its queue of {self._capacity} records full for {PATIENCE_SECONDS:g} s"
+            self._wait_for(self._has_room, begun + self._patience, problem)
             self._patience -= time.monotonic() - begun
             self._ask(partial(self._write, record))
 
@@ -66,9 +72,7 @@ class SinkWorker:
     def settle(self, deadline: float, problem: str) -> None:
         with self._changed:
             asked = self._asked
-            left = deadline - time.monotonic()
-            if not self._changed.wait_for(lambda: self.problem is not None or self._done >= asked, left):
-                self._leave_out(problem)
+            self._wait_for(lambda: self._done >= asked, deadline, problem)
 
     def ask_lengths(self) -> list[list[tuple[Path, int]]]:
         """Where the lengths of the sink's files will be, once all that was asked before is done."""
@@ -88,9 +92,7 @@ class SinkWorker:
     ) -> list[tuple[Path, int]]:
         """What `ask_lengths` gave, waited for; none of a sink that has been left out."""
         with self._changed:
-            left = deadline - time.monotonic()
-            if not self._changed.wait_for(lambda: self.problem is not None or bool(box), left):
-                self._leave_out(problem)
+            self._wait_for(lambda: bool(box), deadline, problem)
             return box[0] if box else []
 
     def stop(self) -> None:
@@ -100,8 +102,25 @@ class SinkWorker:
         if self.problem is None and self._thread.ident is not None:
             self._thread.join(PATIENCE_SECONDS)  # idle by now: whoever closes the sink is alone with it
 
+    def _wait_for(self, done: Callable[[], bool], deadline: float, problem: str) -> None:
+        """Return once the sink is so far, or has a problem; by the deadline, that it has been waited for."""
+
+        def over() -> bool:
+            return self.problem is not None or done()
+
+        if self._changed.wait_for(over, deadline - time.monotonic()):
+            return
+        if self._needed:
+            if not self._said:
+                self._said = True
+                _log.warning("sink %s %s; the run needs it and waits", type(self.sink).__name__, problem)
+            if self._changed.wait_for(over, NEEDED_SECONDS):
+                return
+            problem = f"{problem}, and {NEEDED_SECONDS:g} s later"
+        self._leave_out(problem)
+
     def _has_room(self) -> bool:
-        return self.problem is not None or len(self._tasks) < self._capacity
+        return len(self._tasks) < self._capacity
 
     def _ask(self, task: Callable[[], None]) -> None:
         with self._changed:

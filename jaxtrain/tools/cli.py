@@ -26,7 +26,7 @@ from jaxtrain.config.registry import ALGORITHMS, EVENTS, SINKS, load_object
 from jaxtrain.errors import MISSING, ConfigError, ContractError, Problem, nearest
 from jaxtrain.runs import signals
 from jaxtrain.runs.resume import MAY_CHANGE
-from jaxtrain.tools import commands, short
+from jaxtrain.tools import commands, output, short
 
 FILE = "a YAML file, or an experiment: jaxtrain list experiments"
 COMMANDS = ("train", "resume", "runs", "evaluate", "verify", "plan", "list")
@@ -81,7 +81,7 @@ class _Lines(logging.Handler):
     """Prints to what is standard error by then: a live display puts itself there, to stay below."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        print(self.format(record), file=sys.stderr)
+        output.warn(self.format(record))
 
 
 @contextmanager
@@ -163,7 +163,7 @@ def _run(arguments: Sequence[str]) -> int:
             return 0
         return commands.train(config, options)
     except (ConfigError, ContractError) as error:
-        print(f"jaxtrain: {str(error).replace(chr(10), chr(10) + '          ')}", file=sys.stderr)
+        output.warn(f"jaxtrain: {str(error).replace(chr(10), chr(10) + '          ')}")
         return 2
 
 

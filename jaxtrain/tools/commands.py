@@ -8,7 +8,6 @@ from __future__ import annotations
 import argparse
 import datetime
 import signal
-import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,7 +20,7 @@ from jaxtrain.errors import MISSING, ConfigError, Problem
 from jaxtrain.runs import directory as rundir
 from jaxtrain.runs.manager import manifests, over_seeds
 from jaxtrain.runs.resume import stored_config
-from jaxtrain.tools import short
+from jaxtrain.tools import output, short
 
 
 def train(config: Config, options: argparse.Namespace) -> int:
@@ -61,20 +60,21 @@ def _launch(config: Config, directory: Path, **given: Any) -> int:
     try:
         ending = launch(config, directory, **given)
     except (FloatingPointError, OSError, rundir.DirectoryLost) as error:
-        print(f"jaxtrain: {error}", file=sys.stderr)
+        output.warn(f"jaxtrain: {error}")
         if isinstance(error, OSError):
-            print(f"jaxtrain: the last checkpoint is whole; jaxtrain resume {directory}", file=sys.stderr)
+            output.warn(f"jaxtrain: the last checkpoint is whole; jaxtrain resume {directory}")
         return 1
+    finally:
+        output.settle()
     for seed in ending.non_finite:
-        print(
+        output.warn(
             f"jaxtrain: seed {seed} stopped: it was not finite; see `non_finite` in the log. Its last "
-            f"finite state is in {ending.checkpoint}",
-            file=sys.stderr,
+            f"finite state is in {ending.checkpoint}"
         )
-    print(f"files: {directory}/  ({', '.join(sorted(p.name for p in directory.iterdir()))})")
+    output.say(f"files: {directory}/  ({', '.join(sorted(p.name for p in directory.iterdir()))})")
     if ending.signal is not None:
         name = signal.Signals(ending.signal).name
-        print(f"jaxtrain: stopped by {name}, saved; to go on: jaxtrain resume {directory}", file=sys.stderr)
+        output.warn(f"jaxtrain: stopped by {name}, saved; to go on: jaxtrain resume {directory}")
         return 128 + ending.signal
     return 1 if ending.non_finite else 0
 

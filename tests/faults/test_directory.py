@@ -17,12 +17,14 @@ import time
 from contextlib import contextmanager
 
 import jax
+import numpy as np
 import pytest
 import yaml
 from jax import monitoring
 
 import jaxtrain
 from jaxtrain import ConfigError
+from jaxtrain.config.schema import CheckpointConfig
 from jaxtrain.runs import directory as rundir
 from jaxtrain.runs import manager
 from jaxtrain.runs.launch import launch
@@ -168,6 +170,36 @@ def test_a_name_that_orbax_misreads_is_refused_before_anything_compiles_where_no
     with nothing_compiles(), pytest.raises(ConfigError, match=r"directory .*cannot be written .*set TMPDIR"):
         launch(config_of(2), tmp_path / "[64,64]", cache=False)
     assert [path.name for path in tmp_path.iterdir()] == ["[temporary]"]
+
+
+@pytest.mark.parametrize("stuck", [".", "arrays"])
+def test_a_checkpoint_that_cannot_be_deleted_is_named_once_tried_again_and_ends_no_run(
+    tmp_path, caplog, stuck
+):
+    """A mount point is EBUSY to `rename`, and below a directory to `rmdir`, as a file in use is on NFS."""
+    checkpoints = manager.CheckpointManager(tmp_path, CheckpointConfig(keep_last=1), None, {})
+
+    def save(env_steps):
+        said = {"env_steps": env_steps, "best": None}
+        arrays = {"state.agent": np.arange(3.0)}
+        checkpoints.submit(manager.PendingSave(env_steps, lambda: arrays, dict, lambda arrays: said, None))
+        checkpoints.wait()
+
+    save(8)
+    place, part = manager.place(checkpoints.directory, 8), checkpoints.directory / ".part-8"
+    with mounted(place / stuck, *(["--bind", str(place)] if stuck == "." else ["-t", "tmpfs", "tmpfs"])):
+        for env_steps in (16, 24, 32):
+            save(env_steps)
+        (said,) = [line for line in caplog.messages if "cannot be deleted" in line]
+        assert str(checkpoints.directory) in said and "Device or resource busy" in said
+        assert {8, 32} >= manager.found(checkpoints.directory).keys() >= {32}
+        if stuck == "arrays":  # its directory had another name by then, and the mount with it
+            part.rename(place)
+    if stuck == "arrays":
+        place.rename(part)
+    save(40)
+    assert [path.name for path in checkpoints.directory.iterdir()] == [manager.place(place, 40).name]
+    checkpoints.close()
 
 
 # ---- one process at a time

@@ -25,8 +25,8 @@ from jaxtrain.runs.launch import ChunkLength, launch
 from jaxtrain.runs.manager import best_metric
 from jaxtrain.runs.program import Programs
 from jaxtrain.schedule import every, startup
-from jaxtrain.sinks import Memory
-from tests.faults.processes import points, rows
+from jaxtrain.sinks import JsonLines, Memory
+from tests.faults.processes import Drift, points, rows
 from tests.helpers import Reinforce, differing, tiny
 
 
@@ -256,3 +256,19 @@ def test_a_lost_mirror_is_named_and_the_log_stays_whole(tmp_path):
     rows = (tmp_path / "metrics.jsonl").read_text().splitlines()
     assert [json.loads(row)["update"] for row in rows] == [2, 4]
     assert any("TensorBoard" in loss and "tensorboard" in loss for loss in ending.losses)
+
+
+@pytest.mark.slow
+def test_a_row_of_the_log_that_takes_12_s_ends_no_run_and_is_not_lost(tmp_path, monkeypatch, caplog):
+    write = JsonLines.write
+
+    def stalls(sink, record):
+        if record.update == 2:
+            time.sleep(12)
+        write(sink, record)
+
+    monkeypatch.setattr(JsonLines, "write", stalls)
+    config = tiny(4, algorithm=Drift(), logging={"every": 8, "sinks": ["jsonlines"]}, checkpoint={"every": 8})
+    ending = launch(config, tmp_path / "run", cache=False)
+    assert ending.losses == [] and [row["update"] for row in rows(tmp_path / "run")] == [1, 2, 3, 4]
+    assert "the run needs it and waits" in caplog.text

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import threading
 from functools import partial
 from typing import Any
 
-from jaxtrain.sinks import Memory, dispatch
+import pytest
+
+from jaxtrain.sinks import Memory, dispatch, worker
 from jaxtrain.sinks.dispatch import Dispatcher
 from jaxtrain.types import RunInfo
 
@@ -53,3 +56,56 @@ def test_records_and_time_go_on_from_those_of_earlier_starts(monkeypatch):
     assert (door.records, door.elapsed_seconds) == (7, 1007.0)
     door.finish()
     assert [(r.index, r.time["elapsed_seconds"]) for r in memory.records] == [(5, 1003.0), (6, 1007.0)]
+
+
+class Slow(Memory):
+    """Takes its time for a file until it is let go."""
+
+    path = "log"
+
+    def __init__(self):
+        super().__init__()
+        self.go = threading.Event()
+
+    def write(self, record):
+        assert self.go.wait(60)
+        super().write(record)
+
+    def files(self):
+        return []
+
+
+@pytest.mark.parametrize("full", [False, True], ids=["at a checkpoint", "as its queue is full"])
+def test_a_sink_that_the_run_needs_is_waited_for_and_loses_nothing(caplog, monkeypatch, full):
+    monkeypatch.setattr(worker, "PATIENCE_SECONDS", 0.05)
+    slow, other = Slow(), Slow()
+    sinks = [slow, other]
+    door = Dispatcher(sinks, INFO, needed=slow, capacity=2 if full else 99, deadline_seconds=0.05)
+    door.on_start(0, num_seeds=1)
+    letting_go = threading.Timer(0.5, slow.go.set)
+    letting_go.start()
+    for update in range(1, 9):
+        door.on_record(update, {}, name="metrics", seeds=False)
+    door.mark()()
+    assert len(slow.records) == 8 and door.error_of(slow) is None
+    assert door.failed == [other]
+    assert len([line for line in caplog.messages if "sink Slow" in line and "waits" in line]) == 1
+    letting_go.join()
+    other.go.set()
+    with pytest.warns(RuntimeWarning, match="sink Slow"):
+        door.finish()
+
+
+def test_a_sink_that_the_run_needs_and_that_hangs_for_good_is_an_error_that_names_its_file(monkeypatch):
+    monkeypatch.setattr(worker, "NEEDED_SECONDS", 0.05)
+    slow = Slow()
+    door = Dispatcher([slow], INFO, needed=slow, deadline_seconds=0.05)
+    door.on_start(0, num_seeds=1)
+    door.on_record(1, {}, name="metrics", seeds=False)
+    door.mark()()
+    error = door.error_of(slow)
+    assert isinstance(error, TimeoutError) and error.filename == "log"
+    assert "not done 0.05 s after a checkpoint was due, and 0.05 s later" in str(error)
+    slow.go.set()
+    with pytest.warns(RuntimeWarning, match="sink Slow"):
+        door.finish()

@@ -1,0 +1,55 @@
+"""Lines for whoever watches a run, which goes on where nobody does.
+
+In: texts. Out: lines on standard output or standard error, as long as these take any.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from contextlib import suppress
+from typing import TextIO
+
+
+def say(text: str) -> None:
+    """Print a line to standard output; see `warn`."""
+    _print(text, sys.stdout)
+
+
+def warn(text: str) -> None:
+    """Print a line to standard error.
+
+    A stream that takes none any more, as of a closed terminal or on a full disk, is silent from then on: a
+    run does not end for that, and neither does the interpreter fail as it flushes what it could not write.
+    """
+    _print(text, sys.stderr)
+
+
+def _print(text: str, stream: TextIO | None) -> None:
+    if stream is None:  # closed before Python began
+        return
+    try:
+        print(text, file=stream, flush=True)
+    except UnicodeEncodeError:
+        _print(text.encode("ascii", "backslashreplace").decode(), stream)
+    except (OSError, ValueError):  # the latter of one that is closed
+        _silence(stream)
+
+
+def settle() -> None:
+    """Bring out what other code has printed, so that the interpreter's end has nothing left to fail at."""
+    streams: tuple[TextIO | None, ...] = (sys.stdout, sys.stderr)
+    for stream in streams:
+        if stream is None:
+            continue
+        try:
+            stream.flush()
+        except (OSError, ValueError):
+            _silence(stream)
+
+
+def _silence(stream: TextIO) -> None:
+    with suppress(OSError, ValueError):  # one that is no file of the system's
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, stream.fileno())
+        os.close(nowhere)
