@@ -21,7 +21,8 @@ import shutil
 import stat
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,23 @@ _MANIFEST, _DIGEST, _ARRAYS = "manifest.json", "manifest.sha256", "arrays"
 
 class Damaged(Exception):
     """A checkpoint that is not what was saved; says which file, and how."""
+
+
+class Gone(Damaged):
+    """A checkpoint that is not there, or not any more: a run that goes on deletes its older ones."""
+
+
+@contextmanager
+def _reading(place: Path) -> Generator[None]:
+    """Tell what is damaged from what has been deleted while it was read."""
+    try:
+        yield
+    except (Damaged, OSError) as error:
+        if not os.path.lexists(place):
+            raise Gone("it is not there any more") from None
+        if isinstance(error, OSError):
+            raise Damaged(f"{error.filename or 'it'} cannot be read ({error.strerror})") from None
+        raise
 
 
 def save(
@@ -113,22 +131,24 @@ def verify(place: Path, *, restore: bool = False) -> dict[str, Any]:
 
     Raises:
       Damaged: a file that is missing, of another length, changed, or not of this checkpoint.
+      Gone: it is not there.
     """
-    manifest, found = read_manifest(place), _names(place) - {_MANIFEST, _DIGEST}
-    for name in sorted(found ^ manifest["files"].keys()):
-        raise Damaged(f"{name} {'does not belong there' if name in found else 'is missing'}")
-    for name, wanted in manifest["files"].items():
-        try:
-            size = (place / name).stat().st_size
-            if size != wanted["bytes"]:
-                raise Damaged(f"{name} has {size} bytes, not {wanted['bytes']}")
-            if _file(place / name) != wanted:
-                raise Damaged(f"{name} has changed since it was saved")
-        except OSError as error:
-            raise Damaged(f"{name} cannot be read ({error.strerror})") from None
-    for some in _batches(manifest["arrays"]) if restore else ():
-        _restored(place, some)
-    return manifest
+    with _reading(place):
+        manifest, found = read_manifest(place), _names(place) - {_MANIFEST, _DIGEST}
+        for name in sorted(found ^ manifest["files"].keys()):
+            raise Damaged(f"{name} {'does not belong there' if name in found else 'is missing'}")
+        for name, wanted in manifest["files"].items():
+            try:
+                size = (place / name).stat().st_size
+                if size != wanted["bytes"]:
+                    raise Damaged(f"{name} has {size} bytes, not {wanted['bytes']}")
+                if _file(place / name) != wanted:
+                    raise Damaged(f"{name} has changed since it was saved")
+            except OSError as error:
+                raise Damaged(f"{name} cannot be read ({error.strerror})") from None
+        for some in _batches(manifest["arrays"]) if restore else ():
+            _restored(place, some)
+        return manifest
 
 
 def read_manifest(place: Path) -> dict[str, Any]:
@@ -136,10 +156,12 @@ def read_manifest(place: Path) -> dict[str, Any]:
 
     Raises:
       Damaged: it is missing, has changed, or is of a later format.
+      Gone: there is no such checkpoint.
     """
     if place.is_symlink():
         raise Damaged("is a link, whose target is not this run's")
-    text, digest = (_bytes(place / name) for name in (_MANIFEST, _DIGEST))
+    with _reading(place):
+        text, digest = (_bytes(place / name) for name in (_MANIFEST, _DIGEST))
     if digest != f"{hashlib.sha256(text).hexdigest()}  {_MANIFEST}\n".encode("ascii"):
         raise Damaged(f"{_MANIFEST} has changed since it was saved")
     try:
@@ -158,9 +180,11 @@ def load(place: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
 
     Raises:
       Damaged: see `verify`; or arrays that read back as others than were saved.
+      Gone: it is not there, or was deleted meanwhile.
     """
     manifest = verify(place)
-    return _restored(place, dict(enumerate(manifest["arrays"].items()))), manifest
+    with _reading(place):
+        return _restored(place, dict(enumerate(manifest["arrays"].items()))), manifest
 
 
 def _batches(wanted: Mapping[str, Any]) -> Iterator[dict[int, tuple[str, Any]]]:
@@ -197,8 +221,10 @@ def digest(place: Path) -> str:
 
     Raises:
       Damaged: it cannot be read.
+      Gone: it is not there.
     """
-    return hashlib.sha256(_bytes(place / _MANIFEST)).hexdigest()
+    with _reading(place):
+        return hashlib.sha256(_bytes(place / _MANIFEST)).hexdigest()
 
 
 def _write(place: Path, arrays: Mapping[str, np.ndarray]) -> None:

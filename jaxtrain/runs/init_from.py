@@ -24,7 +24,7 @@ from jaxtrain.loop.state import NON_FINITE
 from jaxtrain.loop.trainer import Trainer
 from jaxtrain.runs import checkpoint, manager, snapshot
 from jaxtrain.runs import directory as rundir
-from jaxtrain.runs.checkpoint import Damaged
+from jaxtrain.runs.checkpoint import Damaged, Gone
 from jaxtrain.runs.load import Which, choose
 from jaxtrain.runs.resume import Seeds
 from jaxtrain.tree import InPlace, inexact
@@ -125,6 +125,8 @@ def open_source(request: Request) -> Source:
         ) from None
     try:
         return _read(place, path, {"which": which, "take": request.take})
+    except Gone:
+        return open_source(request)  # the other run goes on: it has a newer one, or a better one, by now
     except Damaged as error:
         rule = f"checkpoint {path.name} is damaged: {error}; `jaxtrain verify {place}` says which are whole"
         raise ConfigError([Problem("init_from", request.text, rule)]) from None

@@ -24,7 +24,7 @@ from jaxtrain.loop.train import Marks, seeds_first
 from jaxtrain.loop.trainer import History, Trainer
 from jaxtrain.runs import checkpoint, manager
 from jaxtrain.runs import directory as rundir
-from jaxtrain.runs.checkpoint import Damaged
+from jaxtrain.runs.checkpoint import Damaged, Gone
 from jaxtrain.runs.manager import best_metric
 from jaxtrain.runs.program import Programs, compilation_cache
 from jaxtrain.runs.resume import RunPlan, Seeds, differences, not_read_back, restored, stored_config
@@ -257,12 +257,7 @@ def open_run(
     except ConfigError as error:
         raise not_read_back(place, error) if stored else error from None
     metric, mode = best_metric(trainer), trainer.config.checkpoint.best_mode
-    path = choose(rundir.inside(place, rundir.CHECKPOINTS), which, metric, mode)
-    try:
-        arrays, manifest = checkpoint.load(path)
-    except Damaged as error:
-        rule = f"is damaged: {error}; `jaxtrain verify {directory}` says which are whole"
-        raise ConfigError([Problem(f"checkpoint {path.name}", MISSING, rule)]) from None
+    arrays, manifest = _opened(place, which, metric, mode)
     changed = differences(manifest.get("config") or to_dict(config), config) if stored else []
     if changed:
         rule = f"{rundir.CONFIG} in {str(directory)!r} is not that of the checkpoint; put it back as it was"
@@ -270,6 +265,20 @@ def open_run(
     seeds = Seeds.of(about)
     run_plan = RunPlan(config, seeds, about, arrays, manifest, None, [])
     return LoadedRun(trainer, *restored(run_plan, trainer, events), manifest, seeds)
+
+
+def _opened(
+    place: Path, which: Which, metric: str | None, mode: str
+) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    while True:
+        path = choose(rundir.inside(place, rundir.CHECKPOINTS), which, metric, mode)
+        try:
+            return checkpoint.load(path)
+        except Gone:
+            continue  # the run goes on: it has a newer one, or a better one, by now
+        except Damaged as error:
+            rule = f"is damaged: {error}; `jaxtrain verify {place}` says which are whole"
+            raise ConfigError([Problem(f"checkpoint {path.name}", MISSING, rule)]) from None
 
 
 def choose(directory: Path, which: Which, metric: str | None, mode: str) -> Path:
@@ -291,7 +300,7 @@ def choose(directory: Path, which: Which, metric: str | None, mode: str) -> Path
         rule = f"needs 'best', 'last' or one of {', '.join(map(str, there)) or 'no checkpoint'}"
     if chosen is None:
         raise ConfigError([Problem("which", which, rule)])
-    return there[chosen]
+    return manager.place(directory, chosen)
 
 
 def one_seed(saved: LoadedRun, seed: int | None) -> LoadedRun:
@@ -319,6 +328,8 @@ def one_seed(saved: LoadedRun, seed: int | None) -> LoadedRun:
 def verdicts(directory: str | Path) -> dict[Path, str | None]:
     """Every checkpoint of a run, oldest first, and what is wrong with it; None for one that is whole.
 
+    Those that the run deletes meanwhile are left out.
+
     Raises:
       ConfigError: no such run.
     """
@@ -329,6 +340,8 @@ def verdicts(directory: str | Path) -> dict[Path, str | None]:
         try:
             checkpoint.load(path)
             found[path] = None
+        except Gone:
+            continue
         except Damaged as error:
             found[path] = str(error)
     return found
@@ -348,7 +361,11 @@ def replay(
     whole = [path for path, problem in verdicts(directory).items() if problem is None]
     if len(whole) < 2:
         raise ConfigError([Problem("replay", MISSING, "needs two whole checkpoints")])
-    before, after = (checkpoint.read_manifest(path) for path in whole[-2:])
+    try:
+        before, after = (checkpoint.read_manifest(path) for path in whole[-2:])
+    except Damaged as error:
+        rule = f"a checkpoint has changed meanwhile ({error}); wait for the end of the run"
+        raise ConfigError([Problem("replay", MISSING, rule)]) from None
     saved = open_run(directory, before["env_steps"], config=config, events=events)
     with compilation_cache(True, Path(directory)):  # on a GPU, with the very kernels of the run
         compiled = Programs(saved.trainer.config, events, saved.seeds.keys(), run=0)

@@ -22,7 +22,7 @@ from jaxtrain.config.schema import AUTO, BEST, NONE, CheckpointConfig, Config
 from jaxtrain.errors import ConfigError, Problem, nearest
 from jaxtrain.loop.trainer import Trainer
 from jaxtrain.runs import checkpoint, disk
-from jaxtrain.runs.checkpoint import Damaged
+from jaxtrain.runs.checkpoint import Damaged, Gone
 from jaxtrain.schedule import every, finish
 
 _log = logging.getLogger("jaxtrain")
@@ -41,12 +41,15 @@ class PendingSave:
 
 
 def found(directory: Path) -> dict[int, Path]:
-    """The checkpoints in `checkpoints/` by env steps, oldest first; whether they are whole is not known."""
+    """The checkpoints in `checkpoints/` by env steps, oldest first; whether they are whole is not known.
+
+    A number that is written otherwise than `place` writes it is a copy that somebody made, and no checkpoint.
+    """
     try:
         names = [p for p in directory.iterdir() if p.name.isdecimal()]
     except FileNotFoundError:
         return {}
-    return dict(sorted((int(p.name), p) for p in names))
+    return dict(sorted((int(p.name), p) for p in names if p == place(directory, int(p.name))))
 
 
 def place(directory: Path, env_steps: int) -> Path:
@@ -109,17 +112,23 @@ def _first_of_each(interval: Mapping[int, int]) -> set[int]:
 def newest_good(directory: Path) -> tuple[dict[str, np.ndarray], dict[str, Any], dict[Path, str]]:
     """The newest checkpoint that is whole, and what is wrong with each newer one.
 
+    In the directory of a run that goes on, one that is deleted meanwhile is looked past, to newer ones.
+
     Raises:
       Damaged: none is whole; says what is wrong with each.
       FileNotFoundError: there is none at all.
     """
     bad: dict[Path, str] = {}
-    for path in reversed(found(directory).values()):
+    there = list(found(directory).values())
+    while there:
+        path = there.pop()
         try:
             arrays, manifest = checkpoint.load(path)
             if place(directory, manifest["env_steps"]) != path:
                 raise Damaged(f"manifest.json is of {manifest['env_steps']} env steps")
             return arrays, manifest, bad
+        except Gone:
+            there = [newer for newer in found(directory).values() if newer not in bad]
         except Damaged as error:
             bad[path] = str(error)
     if not bad:

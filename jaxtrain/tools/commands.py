@@ -142,7 +142,9 @@ def verify(options: argparse.Namespace) -> int:
     found: Mapping[Path, str | None] = verdicts(options.directory)
     said = manifests(Path(options.directory) / rundir.CHECKPOINTS)
     for path, problem in found.items():
-        print(f"{path.name}  {_about(said[int(path.name)]) if problem is None else problem}")
+        manifest = said.get(int(path.name))  # none of one that the run has deleted since
+        if problem is not None or manifest is not None:
+            print(f"{path.name}  {problem or _about(manifest or {})}")
     if not found:
         print("no checkpoint yet")
     for path in sorted((Path(options.directory) / rundir.CHECKPOINTS).glob("*.set-aside*")):

@@ -94,8 +94,8 @@ MUTANTS = (
     Mutant(
         "no older checkpoint than the newest is looked at",
         MANAGER,
-        "in reversed(found(directory).values()):\n        try:\n            arrays",
-        "in list(reversed(found(directory).values()))[:1]:\n        try:\n            arrays",
+        "there = list(found(directory).values())\n",
+        "there = list(found(directory).values())[-1:]\n",
     ),
     Mutant(
         "a checkpoint under another's name is taken",

@@ -145,9 +145,19 @@ def test_names_sort_as_the_numbers_that_they_are(tmp_path_factory, numbers):
 
 
 def test_what_is_no_checkpoint_is_passed_over(tmp_path):
-    for name in ("0000000000008", "0000000000016", "notes", ".part-1", "0000000000024.set-aside", "-8"):
+    copies = ("8", "16", "00000000000016", "\u0661")  # of what somebody copied: they hide nothing
+    for name in (
+        "0000000000008",
+        "0000000000016",
+        "notes",
+        ".part-1",
+        "0000000000024.set-aside",
+        "-8",
+        *copies,
+    ):
         (tmp_path / name).mkdir()
-    assert list(manager.found(tmp_path)) == [8, 16]
+    found = {8: tmp_path / "0000000000008", 16: tmp_path / "0000000000016"}
+    assert manager.found(tmp_path) == found and list(found) == [8, 16]
     assert manager.found(tmp_path / "nowhere") == {}
 
 

@@ -1,0 +1,61 @@
+"""Those who look at a run while it goes on see whole checkpoints, or newer ones, and never a damaged one.
+
+In: a real run in a process of its own, which saves at each update and deletes what is older. Out: what its
+readers get. Knows nothing of checkpoints that are damaged: see `test_corruption.py`.
+"""
+
+from __future__ import annotations
+
+import itertools
+import time
+
+import jaxtrain
+from jaxtrain.runs import load, manager
+from jaxtrain.runs.init_from import open_source, requested
+from jaxtrain.tools import cli
+from tests.faults.processes import Drift, alive, ended, run, start, until
+from tests.helpers import tiny
+
+CONFIG = tiny(
+    100_000,
+    env="tests.helpers:Walk",
+    algorithm=Drift(),
+    logging={"every": 0, "sinks": []},
+    checkpoint={"every": 8, "keep_last": 1, "best": "none"},
+)
+SECONDS = 6.0
+
+
+def test_readers_beside_a_run_that_deletes_its_checkpoints_see_none_that_is_damaged(tmp_path, capsys):
+    directory = tmp_path / "run"
+    process = start(tmp_path / "output", run, CONFIG, directory)
+    until(lambda: len(manager.manifests(directory / "checkpoints")) > 0, process)
+    looks, seen = 0, set[int]()
+    readers = {
+        "verify": lambda: dict(load.verdicts(directory)),
+        "command": lambda: cli.main(["verify", str(directory)]),
+        "last": lambda: load.open_run(directory, "last", config=CONFIG).manifest["env_steps"],
+        "start_from": lambda: manager.newest_good(directory / "checkpoints")[1:],
+        "init_from": lambda: open_source(requested(f"{directory}@last", None, None)),
+    }
+    end = time.monotonic() + SECONDS
+    try:
+        for name, read in itertools.cycle(readers.items()):
+            found = read()
+            looks += 1
+            if name == "verify":
+                assert [problem for problem in found.values() if problem is not None] == []
+            elif name == "last":
+                seen.add(found)
+            elif name == "start_from":
+                assert found[1] == {}
+            if time.monotonic() > end:
+                break
+        assert alive(process), (tmp_path / "output").read_text()
+    finally:
+        process.kill()
+        ended(process)
+    assert "cannot be read" not in (said := capsys.readouterr().out) and "not there" not in said
+    print(f"\n{looks} looks at a run, whose last checkpoint was another one {len(seen)} times")
+    assert len(seen) > 1  # else this has tested less than it says
+    assert jaxtrain.load(directory, "last", config=CONFIG).env_steps >= max(seen)
