@@ -45,8 +45,12 @@ A run of jaxtrain.
 """
 HELD = (RUN, CONFIG, LOG, CHECKPOINTS)  # what tells a run's directory from another
 # What a run may leave that was killed before it was one; the next start writes over both.
-BEGUN = (locks.NAME, disk.unfinished(Path(RUN)).name)
+BEGUN = (locks.NAME, locks.EXCLUSIVE, disk.unfinished(Path(RUN)).name)
 _LATER = ("tensorboard", "wandb", "autotune")  # what a run has only with those, and writes and deletes in
+_NO_LOCKS = (
+    "is on a file system without locks ({}), where nothing keeps a second process out. Give another, or set "
+    f"{locks.VARIABLE}=file: then a file says that it is taken, to be deleted by hand after a kill"
+)
 _FLAGS = ("JAX_", "XLA_", "CUDA_VISIBLE_DEVICES", "NVIDIA_TF32_OVERRIDE", "TF_CPP_")
 _SECRET = re.compile(r"KEY|TOKEN|SECRET|PASSWORD|CREDENTIAL", re.I)
 
@@ -65,6 +69,8 @@ class RunDirectory:
     """
 
     def __init__(self, path: str | Path) -> None:
+        if locks.way() not in locks.WAYS:
+            raise ConfigError([Problem(locks.VARIABLE, locks.way(), f"needs one of {', '.join(locks.WAYS)}")])
         if "\0" in str(path):
             raise self._refuse(path, "needs a path without NUL")
         self.path = Path(path)
@@ -93,11 +99,16 @@ class RunDirectory:
             if not locks.is_lock(self.path / locks.NAME):
                 rule = "holds a lock that is no run's, which a run would replace; give another"
                 raise self._refuse(path, rule)
-            self._lock = locks.Lock(self.path)
+            self._lock = locks.Lock(self.path, exclusive=locks.way() == "file")
             for path in (self.path, *self._made):
                 disk.fsync_name(path)  # else all that is fsynced in it may be nowhere after a power cut
         except locks.InUse as owner:
             raise self._refuse(self.path, f"is in use by {owner}; wait for its end or stop it") from None
+        except locks.NoLocks as error:
+            with suppress(OSError):
+                for made in self._made:
+                    made.rmdir()
+            raise self._refuse(path, _NO_LOCKS.format(error)) from None
         except UnicodeEncodeError:
             raise self._refuse(path, "needs a path that the file system can encode") from None
         except OSError as error:
@@ -120,9 +131,9 @@ class RunDirectory:
     def _leave_nothing(self) -> None:
         """Take away what a request that came to nothing has made, if nobody has put anything there since."""
         with suppress(OSError):  # another process is about to begin there
-            mine = self._lock is not None and self._lock.is_held
-            if mine and [path.name for path in self.path.iterdir()] == [locks.NAME]:
-                (self.path / locks.NAME).unlink()
+            lock = self._lock
+            if lock is not None and lock.is_held and [*self.path.iterdir()] == [lock.path]:
+                lock.path.unlink()
                 for made in self._made:
                     made.rmdir()
 

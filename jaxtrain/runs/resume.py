@@ -28,6 +28,7 @@ from jaxtrain.loop.trainer import History, Trainer
 from jaxtrain.random import as_key
 from jaxtrain.runs import directory as rundir
 from jaxtrain.runs import disk, manager, snapshot
+from jaxtrain.runs import lock as locks
 from jaxtrain.runs.checkpoint import Damaged
 from jaxtrain.runs.directory import CHECKPOINTS, CONFIG, LOG, RUN, inside, read_about
 from jaxtrain.types import Key
@@ -42,7 +43,14 @@ MAY_CHANGE = (
     "logging.wandb",
     "checkpoint",
 )
-NO_LOGS = (CHECKPOINTS, CONFIG, RUN, "lock", "README.md")  # files of a run that nothing is appended to
+NO_LOGS = (
+    CHECKPOINTS,
+    CONFIG,
+    RUN,
+    locks.NAME,
+    locks.EXCLUSIVE,
+    "README.md",
+)  # files of a run that nothing is appended to
 
 
 @dataclasses.dataclass(frozen=True)

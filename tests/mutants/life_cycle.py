@@ -200,7 +200,7 @@ MUTANTS = (
         "fcntl.LOCK_SH | fcntl.LOCK_NB",
     ),
     Mutant("a run writes to what has become another's", DIRECTORY, "if self._lock.is_held:", "if True:"),
-    Mutant("a forked child keeps the lock", LOCK, "        lock.release()", "        pass"),
+    Mutant("a forked child keeps the lock", LOCK, "        lock.close()", "        pass"),
     Mutant("that there is a directory is not on disk", DIRECTORY, "disk.fsync_name(path)  #", "pass  #"),
     Mutant("secrets are written down", DIRECTORY, "if not _SECRET.search(k)", "if k"),
     Mutant(

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import ctypes
+import errno
 import os
+import platform
 import signal
+import struct
 import time
 import warnings
 
 import pytest
 
+from jaxtrain import ConfigError
 from jaxtrain.runs import lock as locks
+from jaxtrain.runs.directory import RunDirectory
 from jaxtrain.runs.lock import owner_of
-from tests.faults.processes import ended, start, until
+from tests.faults.processes import call, ended, start, until
 
 
 def test_a_lock_that_was_taken_away_before_it_was_locked_is_made_anew(tmp_path, monkeypatch):
@@ -111,3 +117,64 @@ def test_a_child_that_python_forked_holds_nothing_when_its_parent_is_gone(tmp_pa
         assert (tmp_path / "child").read_text() == "False"
     finally:
         os.kill(child, signal.SIGKILL)
+
+
+def without_flock(number, function, *args):
+    """Call a function in this process, whose kernel knows no `flock` any more, and say what it raises."""
+
+    def rule(code, yes, no, value):
+        return struct.pack("HBBI", code, yes, no, value)
+
+    known = {"x86_64": 73, "aarch64": 32}[platform.machine()]
+    program = rule(0x20, 0, 0, 0) + rule(
+        0x15, 0, 1, known
+    )  # load the call's number; if it is that of flock …
+    program += rule(0x06, 0, 0, 0x00050000 | number) + rule(0x06, 0, 0, 0x7FFF0000)  # … the error, else go on
+    text = ctypes.create_string_buffer(program)
+    head = struct.pack("HxxxxxxP", 4, ctypes.addressof(text))
+    libc = ctypes.CDLL(None)
+    assert libc.prctl(38, 1, 0, 0, 0) == 0 and libc.prctl(22, 2, head, 0, 0) == 0
+    try:
+        function(*args)
+    except ConfigError as error:
+        return str(error)
+    return None
+
+
+def taken(path, variable=""):
+    """Take a run's directory, and let go of it."""
+    os.environ[locks.VARIABLE] = variable
+    with RunDirectory(path) as run:
+        run.check()
+        run.write_about({"starts": []})
+        assert owner_of(path).startswith(f"process {os.getpid()} on ")
+
+
+@pytest.mark.parametrize("number", [errno.ENOSYS, errno.ENOLCK])
+def test_a_file_system_without_locks_is_an_error_that_names_locking_and_what_works(tmp_path, number):
+    error = call(without_flock, number, taken, tmp_path / "a" / "run")
+    assert "file system without locks" in error and os.strerror(number) in error
+    assert "JAXTRAIN_LOCK=file" in error
+    assert list(tmp_path.iterdir()) == []
+    assert call(without_flock, number, taken, tmp_path / "a" / "run", "file") is None
+    assert [path.name for path in (tmp_path / "a" / "run").iterdir()] == ["run.json"]
+    assert "JAXTRAIN_LOCK = 'none'" in call(without_flock, number, taken, tmp_path / "b", "none")
+
+
+def test_an_exclusive_lock_keeps_both_kinds_out_and_stays_behind_a_killed_process(tmp_path):
+    lock = locks.Lock(tmp_path, exclusive=True)
+    for exclusive in (False, True):
+        with pytest.raises(locks.InUse, match=f"process {os.getpid()} on .*delete {lock.path}"):
+            locks.Lock(tmp_path, exclusive=exclusive)
+    lock.close()  # as at a kill
+    with pytest.raises(locks.InUse):
+        locks.Lock(tmp_path, exclusive=True)
+    lock.path.unlink()
+    held = locks.Lock(tmp_path)
+    with pytest.raises(locks.InUse, match=f"process {os.getpid()} on "):
+        locks.Lock(tmp_path, exclusive=True)
+    held.release()
+    again = locks.Lock(tmp_path, exclusive=True)
+    assert again.is_held
+    again.release()
+    assert not again.is_held and [path.name for path in tmp_path.iterdir()] == ["lock"]
