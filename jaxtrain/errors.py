@@ -8,6 +8,8 @@ from __future__ import annotations
 import dataclasses
 import difflib
 from collections.abc import Iterable
+from pathlib import Path
+from types import TracebackType
 from typing import Any, NamedTuple
 
 MISSING: Any = dataclasses.MISSING
@@ -46,6 +48,33 @@ class ContractError(TypeError):
 
 class Fault(Exception):
     """Raised by a field's `read`: the rule that a value breaks."""
+
+
+# Whose frames say nothing to those who wrote what raised.
+_BETWEEN = {"jaxtrain", "jax", "jaxlib", "flax", "optax", "importlib", "contextlib", "functools"}
+_MOST = 4  # frames in a message, the innermost
+
+
+def raised(error: BaseException) -> str:
+    """What code that is not ours raised, and where: `KeyError: 'elbow' (walk.py:31 in step)`.
+
+    Its traceback is cut to the frames of that code, so that an error raised from it shows them alone.
+    """
+    theirs: list[TracebackType] = []
+    tb = error.__traceback__
+    while tb is not None:
+        if tb.tb_frame.f_globals.get("__name__", "").partition(".")[0] not in _BETWEEN:
+            theirs.append(tb)
+        tb = tb.tb_next
+    cut = None
+    for tb in reversed(theirs):
+        cut = TracebackType(cut, tb.tb_frame, tb.tb_lasti, tb.tb_lineno)
+    error.__traceback__ = cut
+    codes = [(tb.tb_frame.f_code, tb.tb_lineno) for tb in theirs[-_MOST:]]
+    where = ", ".join(f"{Path(c.co_filename).name}:{line} in {c.co_name}" for c, line in reversed(codes))
+    said = str(error).strip().partition("\n")[0]
+    words = f"{type(error).__name__}: {said}" if said else type(error).__name__
+    return f"{words} ({where})" if where else words
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

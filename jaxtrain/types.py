@@ -7,14 +7,15 @@ Axes: S seeds, B environments, T time steps of a rollout.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Generic, NamedTuple, Protocol, TypeAlias, TypeVar, runtime_checkable
 
 import jax
 import numpy as np
+from jax.core import Tracer
 
-from jaxtrain.errors import Problem
+from jaxtrain.errors import ConfigError, Problem
 
 PyTree: TypeAlias = Any
 Key: TypeAlias = jax.Array
@@ -31,6 +32,9 @@ class Discrete:
 
     n: int
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "n", _count("Discrete.n", self.n))
+
     @property
     def shape(self) -> tuple[int, ...]:
         return ()
@@ -42,6 +46,11 @@ class MultiDiscrete:
 
     nvec: tuple[int, ...]
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "nvec", _counts("MultiDiscrete.nvec", self.nvec))
+        if not self.nvec:
+            raise ConfigError([Problem("MultiDiscrete.nvec", self.nvec, "needs an int >= 1 for each action")])
+
     @property
     def shape(self) -> tuple[int, ...]:
         return (len(self.nvec),)
@@ -49,11 +58,30 @@ class MultiDiscrete:
 
 @dataclass(frozen=True, eq=False)
 class Box:
-    """Real numbers between `low` and `high`, each broadcast to `shape`; infinite where unbounded."""
+    """Real numbers between `low` and `high`, each broadcast to `shape`; infinite where unbounded.
+
+    Raises:
+      ConfigError: an axis that is no int >= 1; a bound that is no number or does not broadcast to `shape`;
+        one that lies above the other.
+    """
 
     low: Any
     high: Any
     shape: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "shape", _counts("Box.shape", self.shape))
+        bounds = {name: vars(self)[name] for name in ("low", "high")}
+        found = [
+            Problem(f"Box.{name}", bound, rule)
+            for name, bound in bounds.items()
+            if (rule := _rule_of_bound(bound, self.shape))
+        ]
+        known = not found and not any(isinstance(bound, Tracer) for bound in bounds.values())
+        if known and not (np.asarray(self.low) <= np.asarray(self.high)).all():  # as with NaN
+            found = [Problem("Box.low", self.low, f"needs to be at most high, which is {self.high!r}")]
+        if found:
+            raise ConfigError(found)
 
     @property
     def bounded(self) -> bool:
@@ -70,6 +98,16 @@ class Dict:
     spaces: tuple[tuple[str, Space], ...]
 
     def __init__(self, spaces: Mapping[str, Space]) -> None:
+        given: Any = spaces  # untyped: what was really given
+        if not isinstance(given, Mapping) or not given:
+            raise ConfigError([Problem("Dict", given, "needs a mapping of names to spaces")])
+        kinds = (Discrete, MultiDiscrete, Box, Dict)
+        rule = "needs a Discrete, MultiDiscrete, Box or Dict of jaxtrain.types"
+        parts: list[tuple[Any, Any]] = list(given.items())
+        found = [Problem(f"Dict[{k!r}]", part, rule) for k, part in parts if not isinstance(part, kinds)]
+        found += [Problem("Dict", k, "needs names that are text") for k, _ in parts if not isinstance(k, str)]
+        if found:
+            raise ConfigError(found)
         object.__setattr__(self, "spaces", tuple(spaces.items()))
 
     def __getitem__(self, name: str) -> Space:
@@ -80,6 +118,36 @@ class Dict:
 
     def items(self) -> tuple[tuple[str, Space], ...]:
         return self.spaces
+
+
+def _count(what: str, value: Any) -> int:
+    """A number of things, as a plain int; raises a ConfigError."""
+    whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
+    if not whole or value < 1:
+        raise ConfigError([Problem(what, value, "needs an int >= 1")])
+    return int(value)
+
+
+def _counts(what: str, value: Any) -> tuple[int, ...]:
+    """Several of them; one alone is a tuple of one, as NumPy reads a shape."""
+    each = list(value) if isinstance(value, Iterable) and not isinstance(value, str) else [value]
+    try:
+        return tuple(_count(what, n) for n in each)
+    except ConfigError:
+        raise ConfigError([Problem(what, value, "needs ints >= 1")]) from None
+
+
+def _rule_of_bound(bound: Any, shape: tuple[int, ...]) -> str:
+    """What is wrong with a bound of a Box; "" if nothing is."""
+    try:
+        has = np.shape(bound) if isinstance(bound, Tracer) else np.asarray(bound, np.float64).shape
+    except (TypeError, ValueError):
+        return "needs numbers"
+    try:
+        fits = np.broadcast_shapes(has, shape) == shape
+    except ValueError:
+        fits = False
+    return "" if fits else f"has shape {list(has)}, needs one that broadcasts to {list(shape)}"
 
 
 Space: TypeAlias = Discrete | MultiDiscrete | Box | Dict

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jaxtrain.errors import MISSING, ConfigError, Problem, nearest
+from jaxtrain.errors import MISSING, ConfigError, Problem, nearest, raised
 
 
 def test_under_puts_a_path_before_every_fault():
@@ -38,3 +40,16 @@ def test_a_value_that_is_missing_is_not_shown():
 )
 def test_a_name_is_answered_with_the_nearest_or_a_short_list(name, known, words):
     assert nearest(name, known) == words
+
+
+def test_what_other_code_raised_is_one_line_with_its_innermost_frames_first():
+    def deep(n):
+        if n == 0:
+            raise RuntimeError("two\nlines")
+        deep(n - 1)
+
+    with pytest.raises(RuntimeError) as caught:
+        deep(6)
+    frame = r"test_errors\.py:\d+ in deep"
+    assert re.fullmatch(rf"RuntimeError: two \({', '.join([frame] * 4)}\)", raised(caught.value))
+    assert raised(ValueError()) == "ValueError"

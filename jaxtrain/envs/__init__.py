@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import cache
 from typing import Any
@@ -17,8 +16,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxtrain.envs import gymnax
-from jaxtrain.types import Box, Dict, Discrete, Env, Key, MultiDiscrete, PyTree, Space, Step
+from jaxtrain.envs import contract, gymnax
+from jaxtrain.envs.wrappers import Masked
+from jaxtrain.errors import MISSING, ConfigError, Problem, raised
+from jaxtrain.types import Box, Dict, Discrete, Env, MultiDiscrete, PyTree
 
 _MEMBERS = ("reset", "step", "default_params", "observation_space", "action_space")
 
@@ -44,15 +45,28 @@ def make(env: Any, *, path: str = "env") -> Env:
       path: what errors call the environment.
 
     Returns:
-      The same object for the same name, so that what was compiled for it is found again.
+      The same object for the same name, so that what was compiled for it is found again. Of one's own the
+      object itself, or what casts around it where that loses nothing, see `contract.py`.
 
     Raises:
-      ValueError: unknown name (with the nearest), a module that does not import, a missing method.
+      ConfigError: unknown name (with the nearest), a module that does not import, a missing method; a line
+        for each thing that `reset` or `step` gives that fits neither the spaces nor the loop.
     """
-    if not isinstance(env, str):
-        return _as_env(env, f"{path} = {getattr(env, '__name__', type(env).__name__)}")
-    where = f"{path}.id = {env!r}"
-    return _as_env(_import(env, where), where) if ":" in env else _by_id(env, where)
+    try:
+        if not isinstance(env, str):
+            return _as_env(env)
+        return _as_env(_import(env)) if ":" in env else _by_id(env)
+    except ConfigError as error:
+        named = env if isinstance(env, str) else _Name(getattr(env, "__name__", type(env).__name__))
+        rules = [str(problem) if problem.path else problem.rule for problem in error.problems]
+        raise ConfigError([Problem(f"{path}.id", named, rule) for rule in rules]) from error.__cause__
+
+
+class _Name(str):
+    """What an object is called, in an error."""
+
+    def __repr__(self) -> str:
+        return str(self)
 
 
 def params(env: Env, overrides: Mapping[str, Any], *, path: str = "env.params") -> PyTree:
@@ -108,116 +122,30 @@ def batch(params: PyTree, num_envs: int) -> PyTree:
     return jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (num_envs, *jnp.shape(leaf))), params)
 
 
-def faults(env: Env, params: PyTree) -> list[str]:
-    """What an environment of one's own gives that fits neither its spaces nor the loop; both are traced.
-
-    Returns:
-      A rule for each; [] for one of a suite, or in the manner of one, which its adapter has looked at.
-    """
-    source: Any = env.env if isinstance(env, _Masked) else env
-    if isinstance(source, gymnax.Gymnax):
-        return []
-    key = jax.random.key(0)
-    begun: Any = jax.eval_shape(source.reset, key, params)
-    if not isinstance(begun, tuple) or len(begun) != 2:
-        return [f"reset gave {_what(begun)}, needs (obs, state)"]
-    space: Any = env.action_space
-    action = jnp.zeros(space.shape, jnp.float32 if isinstance(space, Box) else jnp.int32)
-    out: Any = jax.eval_shape(source.step, key, begun[1], action, params)
-    if not isinstance(out, tuple) or len(out) != len(Step._fields):
-        return [f"step gave {_what(out)}, needs Step({', '.join(Step._fields)})"]
-    step = Step(*out)
-    found = [
-        *_unlike("reset", env.observation_space, begun[0]),
-        *_unlike("step", env.observation_space, step.obs),
-    ]
-    for name in ("reward", "terminated", "truncated"):
-        shape = jnp.shape(getattr(step, name))
-        found += [f"step gave {name} of shape {list(shape)}, needs one number"] if shape else []
-    if jax.tree.structure(begun[1]) != jax.tree.structure(step.state):
-        found.append("step gave a state of another structure than reset's")
-    return found
+def _refuse(rule: str) -> ConfigError:
+    return ConfigError([Problem("", MISSING, rule)])
 
 
-def _what(given: Any) -> str:
-    return f"a tuple of {len(given)}" if isinstance(given, tuple) else type(given).__name__
-
-
-def _unlike(where: str, space: Space, obs: Any, name: str = "obs") -> list[str]:
-    """Where an observation has not the shape that its space says; beside a mask, the observation in it."""
-    masked = isinstance(obs, Mapping) and {*obs} == {"observation", "action_mask"}
-    if masked and not isinstance(space, Dict):
-        return _unlike(where, space, obs["observation"], f"{name}['observation']")
-    if isinstance(space, Dict):
-        if not isinstance(obs, Mapping) or {*obs} != {*space}:
-            return [f"{where} gave {name} = {_what(obs)}, its observation_space has {', '.join(space)}"]
-        return [x for k, part in space.items() for x in _unlike(where, part, obs[k], f"{name}[{k!r}]")]
-    shape = getattr(obs, "shape", None)
-    if shape is not None and tuple(shape) == space.shape:
-        return []
-    has = type(obs).__name__ if shape is None else f"shape {list(shape)}"
-    return [f"{where} gave {name} of {has}, its observation_space has {list(space.shape)}"]
-
-
-@dataclass(frozen=True)
-class _Masked:
-    """`env`, its observations joined by the mask of the actions that are valid there."""
-
-    env: Any
-
-    @property
-    def observation_space(self) -> Space:
-        return self.env.observation_space
-
-    @property
-    def action_space(self) -> Space:
-        return self.env.action_space
-
-    @property
-    def default_params(self) -> PyTree:
-        return self.env.default_params
-
-    @property
-    def derived_params(self) -> Mapping[str, gymnax.Derived]:
-        return getattr(self.env, "derived_params", {})
-
-    def reset(self, key: Key, params: PyTree) -> tuple[PyTree, PyTree]:
-        obs, state = self.env.reset(key, params)
-        return self._mask(obs, state, params), state
-
-    def step(self, key: Key, state: PyTree, action: jax.Array, params: PyTree) -> Step:
-        step = Step(*self.env.step(key, state, action, params))
-        return step._replace(obs=self._mask(step.obs, step.state, params))
-
-    def _mask(self, obs: PyTree, state: PyTree, params: PyTree) -> PyTree:
-        if isinstance(obs, Mapping) and set(obs) == {"observation", "action_mask"}:
-            return obs
-        source = self.env.env if isinstance(self.env, gymnax.Gymnax) else self.env
-        return {"observation": obs, "action_mask": jnp.asarray(source.action_mask(state, params), jnp.bool_)}
-
-
-def _by_id(env_id: str, where: str) -> Env:
+def _by_id(env_id: str) -> Env:
     if env_id in gymnax.UNAVAILABLE:
-        raise ValueError(f"{where}: {gymnax.UNAVAILABLE[env_id]}")
+        raise _refuse(gymnax.UNAVAILABLE[env_id])
     if env_id not in ids():
         near = _nearest(env_id, ids()) or "; jaxtrain.envs.ids() has them all"
-        raise ValueError(f"{where}: needs a gymnax id or 'package.module:name'{near}")
+        raise _refuse(f"needs a gymnax id or 'package.module:name'{near}")
     return gymnax.load(env_id)
 
 
-def _import(name: str, where: str) -> Any:
+def _import(name: str) -> Any:
     module_name, _, attribute = name.partition(":")
     try:
         module = importlib.import_module(module_name)
     except Exception as error:  # whatever the module does while it is imported
-        raise ValueError(
-            f"{where}: cannot import {module_name!r}: {type(error).__name__}: {error}"
-        ) from error
+        raise _refuse(f"cannot import {module_name!r}: {raised(error)}") from error
     try:
         return getattr(module, attribute)
     except AttributeError as error:
         near = _nearest(attribute, vars(module))
-        raise ValueError(f"{where}: module {module_name!r} has no {attribute!r}{near}") from error
+        raise _refuse(f"module {module_name!r} has no {attribute!r}{near}") from error
 
 
 @cache  # by the class or function itself: a name may be bound anew, as in a notebook
@@ -227,45 +155,57 @@ def _call(factory: Any) -> Any:
         return factory()
 
 
-def _as_env(found: Any, where: str) -> Env:
+def _as_env(found: Any) -> Env:
     if isinstance(found, type) or (callable(found) and not hasattr(found, "step")):
         try:
             found = _call(found)
         except Exception as error:
-            raise ValueError(
-                f"{where}: calling it with no arguments failed: {type(error).__name__}: {error}"
-            ) from error
+            raise _refuse(f"calling it with no arguments failed: {raised(error)}") from error
     try:
         hash(found)
     except TypeError as error:
-        raise ValueError(
-            f"{where}: needs to be hashable, as a frozen dataclass of hashable fields is ({error})"
+        raise _refuse(
+            f"needs to be hashable, as a frozen dataclass of hashable fields is ({error})"
         ) from error
     # Asked of the class: gymnax's wrappers hand `step_env` of what they wrap through, unwrapped.
     in_gymnax_manner = hasattr(type(found), "step_env")
     members = gymnax.METHODS if in_gymnax_manner else _MEMBERS
-    missing = [member for member in members if not hasattr(found, member)]
+    missing = [member for member in members if not _has(found, member)]
     if missing:
         manner = "an environment in gymnax's manner" if in_gymnax_manner else "an environment"
-        raise ValueError(f"{where}: {manner} needs {', '.join(members)}; missing: {', '.join(missing)}")
-    if in_gymnax_manner:
-        try:
-            env: Any = gymnax.adapt(found)
-        except ValueError as error:
-            raise ValueError(f"{where}: {error}") from error
-    else:
-        env = found
-        kinds = {
-            "observation_space": (Discrete, MultiDiscrete, Box, Dict),
-            "action_space": (Discrete, MultiDiscrete, Box),
-        }
-        for name, taken in kinds.items():
-            space = getattr(env, name)
-            if not isinstance(space, taken):
-                names = ", ".join(kind.__name__ for kind in taken[:-1])
-                rule = f"needs to be a {names} or {taken[-1].__name__} of jaxtrain.types, is {space!r}"
-                raise ValueError(f"{where}: {name} {rule}")
-    return _Masked(env) if hasattr(found, "action_mask") else env
+        raise _refuse(f"{manner} needs {', '.join(members)}; missing: {', '.join(missing)}")
+    try:
+        return _kept(gymnax.adapt(found) if in_gymnax_manner else found)
+    except ConfigError:
+        raise
+    except ValueError as error:  # of its parameters, or in gymnax's manner
+        raise _refuse(str(error)) from error.__cause__
+
+
+def _has(found: Any, member: str) -> bool:
+    """Whether an object has a member; a property may raise."""
+    try:
+        return hasattr(found, member)
+    except Exception as error:
+        raise _refuse(f"{member}: raised {raised(error)}") from error
+
+
+@cache  # so that an environment is traced once
+def _kept(found: Any) -> Env:
+    """An environment that keeps the contract, around one of one's own."""
+    kinds = {
+        "observation_space": (Discrete, MultiDiscrete, Box, Dict),
+        "action_space": (Discrete, MultiDiscrete, Box),
+    }
+    for name, taken in kinds.items():
+        space = getattr(found, name)
+        if not isinstance(space, taken):
+            names = ", ".join(kind.__name__ for kind in taken[:-1])
+            rule = f"needs to be a {names} or {taken[-1].__name__} of jaxtrain.types, is {space!r}"
+            raise _refuse(f"{name} {rule}")
+    source = found.env if isinstance(found, gymnax.Gymnax) else found
+    env = Masked(found, source) if hasattr(source, "action_mask") else found
+    return contract.kept(env, params(env, {}))
 
 
 def _convert(value: Any, field: jax.Array) -> jax.Array:

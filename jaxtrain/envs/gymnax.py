@@ -17,6 +17,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxtrain.envs.wrappers import cast
+from jaxtrain.errors import raised
 from jaxtrain.types import Box, Discrete, Key, MultiDiscrete, PyTree, Space, Step
 
 METHODS = ("reset_env", "step_env", "is_truncated", "default_params", "observation_space", "action_space")
@@ -62,19 +64,19 @@ class Gymnax:
         return self.env.default_params
 
     def reset(self, key: Key, params: PyTree) -> tuple[PyTree, PyTree]:
-        return _cast(self.env.reset_env(key, self.complete(params)), self.dtypes)
+        return cast(self.env.reset_env(key, self.complete(params)), self.dtypes)
 
     def step(self, key: Key, state: PyTree, action: jax.Array, params: PyTree) -> Step:
         params = self.complete(params)
         obs, state, reward, terminated, info = self.env.step_env(key, state, action, params)
         truncated = self.env.is_truncated(state, params)
-        obs, state = _cast((obs, state), self.dtypes)
+        obs, state = cast((obs, state), self.dtypes)
         return Step(
             obs,
             state,
             jnp.asarray(reward, jnp.float32),
-            jnp.asarray(terminated, jnp.bool_),
-            jnp.asarray(truncated, jnp.bool_),
+            jnp.asarray(terminated),
+            jnp.asarray(truncated),
             info,
         )
 
@@ -146,8 +148,7 @@ def adapt(env: Any) -> Gymnax:
         arrays = jax.tree.map(lambda x: jax.ShapeDtypeStruct(jnp.shape(x), jnp.result_type(x)), params)
         started, stepped, reward = jax.eval_shape(start_and_step, jax.random.key(0), arrays)
     except Exception as error:
-        cause = f"{type(error).__name__}: {error}"
-        raise ValueError(f"reset_env and step_env cannot be traced: {cause}") from error
+        raise ValueError(f"reset_env and step_env cannot be traced: {raised(error)}") from error
     for what, first, then in zip(("observation", "state"), started, stepped, strict=True):
         if _shapes(first) != _shapes(then):
             raise ValueError(f"the {what} of reset_env, {first}, and of step_env, {then}, differ in shape")
@@ -176,13 +177,3 @@ def _shapes(tree: PyTree) -> tuple[Any, list[tuple[int, ...]]]:
 
 def _promote(a: Any, b: Any) -> Any:
     return a if a == b else jnp.promote_types(a, b)  # of PRNG keys there is no promotion
-
-
-def _cast(tree: PyTree, dtypes: PyTree) -> PyTree:
-    """Leaves as arrays of these dtypes, none of them weak."""
-
-    def cast(leaf: Any, dtype: Any) -> jax.Array:
-        is_key = jnp.issubdtype(dtype, jax.dtypes.prng_key)
-        return leaf if is_key else jnp.asarray(leaf, dtype)
-
-    return jax.tree.map(cast, tree, dtypes)

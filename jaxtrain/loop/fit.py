@@ -112,12 +112,10 @@ def _fitted(place: EnvConfig, path: str) -> tuple[EnvConfig | None, list[Problem
       None where there is no such environment, or one that cannot be run; and what is wrong.
     """
     try:
-        env = envs.make(place.id)
-    except ValueError as error:
-        rule = _rule(error, f"env.id = {place.id!r}: ")
-        return None, [Problem(f"{path}.id", place.id, rule)]
-    try:
+        env = envs.make(place.id, path=path)
         dtypes = _dtypes(env)
+    except ConfigError as error:
+        return None, list(error.problems)
     except ValueError as error:
         return None, [Problem(f"{path}.id", place.id, str(error))]
     found: list[Problem] = []
@@ -132,10 +130,6 @@ def _fitted(place: EnvConfig, path: str) -> tuple[EnvConfig | None, list[Problem
             found.append(Problem(f"{path}.params.{name}", value, rule))
         else:
             params[name] = _cast(value, dtypes[name])
-    if not found:
-        rules = envs.faults(env, envs.params(env, params))
-        if rules:
-            return None, [Problem(f"{path}.id", place.id, rule) for rule in rules]
     return dataclasses.replace(place, params=Params(params)), found
 
 
