@@ -27,6 +27,18 @@ class Problem(NamedTuple):
         return " ".join(line.strip() for line in f"{self.path}{shown}: {self.rule}".splitlines())
 
 
+class Named(str):
+    """What an object is called, shown as it is."""
+
+    @classmethod
+    def of(cls, given: Any) -> Named:
+        """The name of a class or function, or of an object's class."""
+        return cls(getattr(given, "__name__", type(given).__name__))
+
+    def __repr__(self) -> str:
+        return str(self)
+
+
 class ConfigError(ValueError):
     """A config that cannot be run. `problems` holds every fault; the message has a line for each."""
 

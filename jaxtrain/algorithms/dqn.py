@@ -21,7 +21,7 @@ from jax import lax
 
 from jaxtrain.config import field
 from jaxtrain.errors import Problem
-from jaxtrain.rl import networks, replay
+from jaxtrain.rl import networks, own, replay
 from jaxtrain.rl.distributions import mask_logits
 from jaxtrain.rl.networks import NetworkConfig
 from jaxtrain.tree import Known
@@ -216,7 +216,20 @@ class DQN:
             found.append(Problem("batch_size", self.batch_size, rule))
         if self.q_network is None:
             found += networks.problems(spec.observation_space, self.network)
-        return found + self._unused()
+        found += self._unused()
+        return found or self._check_given(spec)
+
+    def _check_given(self, spec: EnvSpec) -> list[Problem]:
+        """What does not fit of the objects that only Python gives."""
+        q, obs = self._network(spec), spec.observation
+        if self.q_network is not None:
+            found = own.check_module("q_network", self.q_network, q.space, obs, (q.num_actions,))
+            if found:
+                return found
+        if self.optimizer is None:
+            return []
+        params = jax.eval_shape(lambda key: q.init(key, obs), jax.random.key(0))
+        return own.check_optimizer("optimizer", self.optimizer, params)
 
     def _unused(self) -> list[Problem]:
         """Fields that are set and would change nothing."""

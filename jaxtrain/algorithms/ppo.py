@@ -22,7 +22,7 @@ from jax import lax
 from jaxtrain import tree
 from jaxtrain.config import field
 from jaxtrain.errors import Problem
-from jaxtrain.rl import minibatch, networks, normalize
+from jaxtrain.rl import minibatch, networks, normalize, own
 from jaxtrain.rl.actor_critic import ActorCritic, RecurrentActorCritic, actor_critic
 from jaxtrain.rl.distributions import Distribution, distribution
 from jaxtrain.rl.networks import NetworkConfig, observation_names
@@ -126,18 +126,36 @@ class PPO:
             found.append(
                 Problem("normalize_observations", True, f"needs observations that are numbers, not {space}")
             )
-        return found + networks.problems(
+        found += networks.problems(
             space,
             self.network,
             policy_observations=self.policy_observations,
             critic_observations=self.critic_observations,
             own_modules=not (self.policy_network is None and self.value_network is None),
         )
+        return found or self._check_given(spec)
 
-    def make(self, spec: EnvSpec) -> Algorithm[Agent]:
-        """Build the networks and the optimizer, once, and the functions that use them."""
+    def _check_given(self, spec: EnvSpec) -> list[Problem]:
+        """What does not fit of the objects that only Python gives."""
         dist = distribution(spec.action_space, squash=self.squash_actions)
-        net = actor_critic(
+        sizes = ((dist.num_params,), (dist.num_params + dist.num_extra,))
+        parts = (
+            ("policy_network", self.policy_network, self.policy_observations, sizes),
+            ("value_network", self.value_network, self.critic_observations, ((), (1,))),
+        )
+        found: list[Problem] = []
+        for path, module, names, shapes in parts:
+            if module is not None:
+                space = networks.select(spec.observation_space, names)
+                found += own.check_module(path, module, space, spec.observation, *shapes)
+        if found or self.optimizer is None:
+            return found
+        net = self._network(spec, dist)
+        params = jax.eval_shape(lambda key: net.init(key, spec.observation), jax.random.key(0))
+        return own.check_optimizer("optimizer", self.optimizer, params)
+
+    def _network(self, spec: EnvSpec, dist: Distribution) -> ActorCritic | RecurrentActorCritic:
+        return actor_critic(
             spec.observation_space,
             dist,
             self.network,
@@ -146,6 +164,11 @@ class PPO:
             policy_observations=self.policy_observations,
             critic_observations=self.critic_observations,
         )
+
+    def make(self, spec: EnvSpec) -> Algorithm[Agent]:
+        """Build the networks and the optimizer, once, and the functions that use them."""
+        dist = distribution(spec.action_space, squash=self.squash_actions)
+        net = self._network(spec, dist)
         optimizer = self.optimizer or optax.chain(  # the learning rate is applied after it
             optax.clip_by_global_norm(self.max_grad_norm), optax.scale_by_adam(eps=self.adam_eps)
         )

@@ -270,9 +270,12 @@ def given(what: str, *methods: str, help: str = "") -> Any:
     """An object that only Python can give, unset by default; static, and known by its methods."""
 
     def read(value: Any) -> Any:
+        if isinstance(value, type):
+            raise Fault(f"needs {what}, an instance; this is a class: {value.__name__}(…)")
         missing = [m for m in methods if not callable(getattr(value, m, None))]
         if missing:
-            raise Fault(f"needs {what}, given from Python; it has no {', '.join(missing)}")
+            hint = "; what it makes when it is called may be one" if callable(value) else ""
+            raise Fault(f"needs {what}, given from Python; it has no {', '.join(missing)}{hint}")
         return value
 
     return _make(None, Field(read, "", help), optional=True)

@@ -245,6 +245,8 @@ def _read_algorithm(value: Any) -> Any:
         except ConfigError as error:
             raise ConfigError([p._replace(path="name") for p in error.problems]) from None
         value = from_mapping(cls, {k: v for k, v in value.items() if k != "name"})
+    if isinstance(value, type):
+        raise Fault(f"needs an instance; this is a class: {value.__name__}(…)")
     missing = [member for member in MEMBERS if not hasattr(value, member)]
     if len(missing) == len(MEMBERS):
         raise Fault(f"needs a mapping such as {{name: ppo}}, or an object that has {', '.join(missing)}")

@@ -18,7 +18,7 @@ import numpy as np
 
 from jaxtrain.envs import contract, gymnax
 from jaxtrain.envs.wrappers import Masked
-from jaxtrain.errors import MISSING, ConfigError, Problem, raised
+from jaxtrain.errors import MISSING, ConfigError, Named, Problem, raised
 from jaxtrain.types import Box, Dict, Discrete, Env, MultiDiscrete, PyTree
 
 _MEMBERS = ("reset", "step", "default_params", "observation_space", "action_space")
@@ -57,16 +57,9 @@ def make(env: Any, *, path: str = "env") -> Env:
             return _as_env(env)
         return _as_env(_import(env)) if ":" in env else _by_id(env)
     except ConfigError as error:
-        named = env if isinstance(env, str) else _Name(getattr(env, "__name__", type(env).__name__))
+        named = env if isinstance(env, str) else Named.of(env)
         rules = [str(problem) if problem.path else problem.rule for problem in error.problems]
         raise ConfigError([Problem(f"{path}.id", named, rule) for rule in rules]) from error.__cause__
-
-
-class _Name(str):
-    """What an object is called, in an error."""
-
-    def __repr__(self) -> str:
-        return str(self)
 
 
 def params(env: Env, overrides: Mapping[str, Any], *, path: str = "env.params") -> PyTree:
