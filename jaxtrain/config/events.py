@@ -17,7 +17,7 @@ import jax
 from jaxtrain.config import field
 from jaxtrain.config.field import Items, Params, from_list, is_number
 from jaxtrain.config.registry import EVENTS, HOOKS, load_object
-from jaxtrain.errors import MISSING, ConfigError, Fault, Problem, nearest
+from jaxtrain.errors import MISSING, ConfigError, Fault, Named, Problem, nearest
 from jaxtrain.schedule import Schedule, at, every, finish, startup, when
 
 TAKES = {
@@ -29,12 +29,12 @@ OWN = "non_finite"  # the loop's own records
 
 
 def params(help: str, *, leaf: bool = True) -> Any:
-    """A field of free-form named values; with `leaf`, its floats are rates."""
+    """A field of free-form named values; with `leaf`, its floats are rates, else text stays text."""
 
     def read(value: Any) -> Params:
         if not isinstance(value, Mapping):
             raise Fault("needs a mapping of names to values")
-        made = value if isinstance(value, Params) else Params(value)
+        made = value if isinstance(value, Params) else Params(value, texts=not leaf)
         floats = [(path, x) for path, x in jax.tree.leaves_with_path(made) if isinstance(x, float)]
         keystr = partial(jax.tree_util.keystr, simple=True, separator=".")
         problems = [Problem(keystr(path), x, "is no number") for path, x in floats if x != x]
@@ -239,6 +239,11 @@ def _read_events(value: Any) -> Items:
     for i, item in enumerate(made):
         if not isinstance(getattr(item, "name", None), str) or not hasattr(item, "run"):
             rule = "needs a mapping such as {name: …, every: …}, or an Event, OnReset or OnStep object"
+            if callable(item):
+                item, rule = (
+                    Named.of(item),
+                    f"{rule}; a function goes into one: Event(name, every(N), function)",
+                )
             problems.append(Problem(f"{i}", item, rule))
         elif names.setdefault(item.name, i) != i:
             problems.append(Problem(f"{i}.name", item.name, f"is the name of event {names[item.name]}"))

@@ -375,11 +375,11 @@ class Params(Mapping[str, Any]):
     """Free-form named values: floats and arrays are leaves, nested mappings too, all else is static.
 
     A list with a float in it is a list of floats; text such as `3e-4`, which YAML 1.1 takes for no
-    number, is a float.
+    number, is a float, unless text is to stay `texts`.
     """
 
-    def __init__(self, values: Mapping[str, Any] | None = None) -> None:
-        self._values = {str(k): _freeze(v) for k, v in (values or {}).items()}
+    def __init__(self, values: Mapping[str, Any] | None = None, *, texts: bool = False) -> None:
+        self._values = {str(k): _freeze(v, texts) for k, v in (values or {}).items()}
         # Named here for good: what JAX puts in place of a leaf (an axis, a flag) is one as well.
         self._leaves = frozenset(k for k, v in self._values.items() if not _static(v))
 
@@ -431,16 +431,16 @@ def _static(value: Any) -> bool:
     return not (isinstance(value, float | Params) or is_array(value))
 
 
-def _freeze(value: Any) -> Any:
+def _freeze(value: Any, texts: bool) -> Any:
     """What YAML gives, made immutable."""
     if isinstance(value, Mapping):
-        return Params(value)
+        return Params(value, texts=texts)
     if isinstance(value, list | tuple):
-        numbers = [as_number(v) for v in value]
+        numbers = [None if texts else as_number(v) for v in value]
         if None not in numbers and any(_is_float(v) for v in value):
             return tuple(float(v) for v in numbers if v is not None)
-        return tuple(_freeze(v) for v in value)
-    return float(value) if _is_float(value) else value
+        return tuple(_freeze(v, texts) for v in value)
+    return float(value) if not texts and _is_float(value) else value
 
 
 def _is_float(value: Any) -> bool:

@@ -145,6 +145,8 @@ class LoggingConfig:
             options = getattr(self, name)
             try:
                 importlib.import_module("jaxtrain.sinks").make(name, ".", **options)
+            except ConfigError as error:
+                found += error.under(name)
             except (TypeError, ValueError) as error:
                 found.append(Problem(name, options, str(error)))
         return found

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jax.core import Tracer
 
 from jaxtrain.config.field import Params, is_array, is_number
-from jaxtrain.errors import ConfigError, Problem, nearest
+from jaxtrain.errors import ConfigError, Named, Problem, nearest
 from jaxtrain.schedule import Schedule
 from jaxtrain.types import PyTree, Report
 
@@ -35,6 +35,15 @@ def _read_params(what: str, params: Any) -> Params:
     return Params(jax.tree.map(plain, Params(params)))  # a tree of a dict is in alphabetical order
 
 
+def _read_hook(kind: str, hook: Any, form: str) -> Params:
+    """The parameters of a hook whose name and function are what they have to be."""
+    if not isinstance(hook.name, str) or not hook.name:
+        raise ValueError(f"{kind} name {hook.name!r}: needs a text")
+    if not callable(hook.run):
+        raise ValueError(f"{kind} {hook.name!r}: run = {hook.run!r}: needs a function of {form}")
+    return _read_params(f"{kind} {hook.name!r}", hook.params)
+
+
 @dataclass(frozen=True)
 class OnReset:
     """A pure function at the start of each episode, of one environment.
@@ -49,7 +58,7 @@ class OnReset:
     params: Mapping[str, Any] = field(default_factory=Params)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "params", _read_params(f"OnReset {self.name!r}", self.params))
+        object.__setattr__(self, "params", _read_hook("OnReset", self, "(key, params)"))
 
 
 @dataclass(frozen=True)
@@ -67,9 +76,10 @@ class OnStep:
     params: Mapping[str, Any] = field(default_factory=Params)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "params", _read_params(f"OnStep {self.name!r}", self.params))
-        low, high = self.every
-        if not 1 <= low <= high:
+        object.__setattr__(self, "params", _read_hook("OnStep", self, "(key, state, params)"))
+        every: Any = self.every  # untyped: what was really given
+        two = isinstance(every, tuple | list) and len(every) == 2 and all(isinstance(n, int) for n in every)
+        if not two or not 1 <= every[0] <= every[1]:
             raise ValueError(f"OnStep {self.name!r}: every = {self.every!r}: needs 1 <= low <= high")
 
 
@@ -205,6 +215,37 @@ def mean_return(state: Any) -> jax.Array:
 
 
 Part = Event | OnReset | OnStep
+
+
+def checked_parts(given: Any) -> list[Part]:
+    """The events and hooks that were given from Python.
+
+    Raises:
+      ConfigError: no list, or one with what is none of them.
+    """
+    if not isinstance(given, list | tuple):
+        rule = "needs a list of Event, OnReset or OnStep objects"
+        raise ConfigError([Problem("events", _shown(given), rule)])
+    found = [
+        Problem(f"events.{i}", _shown(part), "needs Event, OnReset or OnStep objects" + _hint(part))
+        for i, part in enumerate(given)
+        if not isinstance(part, Part)
+    ]
+    if found:
+        raise ConfigError(found)
+    return list(given)
+
+
+def _shown(given: Any) -> Any:
+    return given if isinstance(given, str | int | float | dict | None) else Named.of(given)
+
+
+def _hint(given: Any) -> str:
+    """How a function becomes an event, or a class one."""
+    if isinstance(given, type):
+        return f"; this is a class: {given.__name__}(…)"
+    name = getattr(given, "__name__", "")
+    return f"; of a function: Event({name!r}, every(N), {name})" if callable(given) and name else ""
 
 
 def own_report(event: Event, result: Any) -> tuple[Any, Report]:

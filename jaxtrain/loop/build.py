@@ -16,7 +16,7 @@ from jaxtrain.config.registry import load_object
 from jaxtrain.config.schema import Config
 from jaxtrain.errors import MISSING, ConfigError, Problem
 from jaxtrain.events.evaluation import evaluation
-from jaxtrain.events.event import Event, OnReset, OnStep, Part, Statistic
+from jaxtrain.events.event import Event, OnReset, OnStep, Part, Statistic, checked_parts
 from jaxtrain.loop.fit import fit, spec_of
 from jaxtrain.loop.hyper import Layout, Rates
 from jaxtrain.loop.rollout import Collector
@@ -40,14 +40,12 @@ class Parts:
         if not isinstance(config, Config):  # pyright: ignore[reportUnnecessaryIsInstance]
             rule = "needs a jaxtrain.Config; load_config reads a file"
             raise ConfigError([Problem("config", config, rule)])
-        for part in (*(e for e in config.events if not isinstance(e, EventConfig)), *given):
-            if not isinstance(part, Event | OnReset | OnStep):
-                raise ConfigError([Problem("events", part, "needs Event, OnReset or OnStep objects")])
+        from_python = checked_parts([e for e in config.events if not isinstance(e, EventConfig)])
+        given = checked_parts(given)
         self.config = config if fitted else fit(config, given)
         self.env: Env = envs.make(config.env.id)
         self.spec = spec_of(config, self.env)
         self.num_updates, self.env_steps_per_update = config.num_updates, config.env_steps_per_update
-        from_python = [e for e in config.events if not isinstance(e, EventConfig)]
         self._layout = Layout(self.config, [*from_python, *given])
         self._hooks = [p for p in (*map(part_of, config.events), *given) if not isinstance(p, Event)]
         events = (p for p in (*map(part_of, config.events), *given) if isinstance(p, Event))

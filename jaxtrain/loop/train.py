@@ -26,7 +26,7 @@ from jaxtrain.loop.hyper import ELSEWHERE, Rates
 from jaxtrain.loop.state import TrainState
 from jaxtrain.loop.trainer import Emit, History, Trainer
 from jaxtrain.random import as_key
-from jaxtrain.sinks.base import non_finite
+from jaxtrain.sinks.base import checked, non_finite
 from jaxtrain.types import Key, PyTree, Record, Report, RunInfo, Sink
 
 
@@ -86,7 +86,7 @@ def train(config: Config, key: Key, *, events: Sequence[Part] = (), sinks: Seque
     Warns:
       RuntimeWarning: for each sink that failed, with what was lost.
     """
-    trainer = Trainer(config, events)
+    sinks, trainer = checked("sinks", sinks), Trainer(config, events)
     timetable = trainer.timetable  # says what would never fire, before anything compiles
     key = as_key(key)
     if key.ndim:

@@ -46,6 +46,7 @@ from jaxtrain.runs.init_from import (
 from jaxtrain.runs.manager import best_metric, check_metric, due, minutes
 from jaxtrain.runs.program import Programs, compilation_cache, keep_tuning
 from jaxtrain.runs.resume import RunPlan, asked_seeds, restored, resume_run, rewind, shapes, start_run
+from jaxtrain.sinks.base import checked
 from jaxtrain.sinks.dispatch import Dispatcher
 from jaxtrain.types import Key, Sink
 from jaxtrain.version import __version__
@@ -260,6 +261,7 @@ def launch(
     """
     if resume not in ("auto", "never", "must"):
         raise ConfigError([Problem("resume", resume, "needs one of auto, never, must")])
+    more_sinks = checked("more_sinks", more_sinks)
     Trainer(config, events).timetable  # noqa: B018  says what cannot run, before a directory is made
     asked = asked_seeds(seed, key, num_seeds, seeds)
     request = requested(init_from, take, start_from)

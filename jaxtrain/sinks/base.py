@@ -14,7 +14,8 @@ from typing import Any, Literal, Self, TypeAlias
 
 import numpy as np
 
-from jaxtrain.types import Record
+from jaxtrain.errors import ConfigError, Named, Problem
+from jaxtrain.types import Record, Sink
 
 Seeds: TypeAlias = Literal["aggregate", "separate"]
 _MAX_FLAT = 16  # entries of one array-valued metric that become a curve each
@@ -42,6 +43,38 @@ def naming(path: str | Path) -> Generator[None]:
         if error.filename is not None:
             raise
         raise OSError(error.errno, error.strerror, str(path)) from error
+
+
+METHODS = ("open", "write", "flush", "close")
+
+
+def checked(path: str, given: Any) -> list[Sink]:
+    """The sinks that a run was given.
+
+    Raises:
+      ConfigError: no list, or one with what is no sink: a class or a name instead of an instance, or one that
+        lacks a method.
+    """
+    if not isinstance(given, list | tuple):
+        lacks = [name for name in METHODS if not hasattr(given, name)]
+        rule = "needs a list of sinks" + ("" if lacks else f": [{Named.of(given)}(…)]")
+        raise ConfigError([Problem(path, given if isinstance(given, str) else Named.of(given), rule)])
+    found = [Problem(f"{path}.{i}", *fault) for i, sink in enumerate(given) if (fault := _fault(sink))]
+    if found:
+        raise ConfigError(found)
+    return list(given)
+
+
+def _fault(sink: Any) -> tuple[Any, str] | None:
+    """How to show what is no sink, and what is wrong with it."""
+    if isinstance(sink, str):
+        return sink, "needs an instance; jaxtrain.sinks.make makes one from a name"
+    if isinstance(sink, type):
+        return Named.of(sink), f"needs an instance; this is a class: {sink.__name__}(…)"
+    missing = [name for name in METHODS if not callable(getattr(sink, name, None))]
+    if missing:
+        return Named.of(sink), f"needs the methods {', '.join(METHODS)}; it lacks {', '.join(missing)}"
+    return None
 
 
 def check_choice(what: str, value: str, choices: tuple[str, ...]) -> None:

@@ -6,17 +6,20 @@ Knows nothing of credentials: wandb finds them itself, and none is written to a 
 
 from __future__ import annotations
 
+import inspect
 import json
 import logging
 import os
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from datetime import date
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
+from jaxtrain.errors import MISSING, ConfigError, Problem, nearest
 from jaxtrain.sinks.base import Closing, Seeds, check_choice, curves
 from jaxtrain.types import Record, RunInfo
 
@@ -52,6 +55,10 @@ class Wandb(Closing):
       finish_seconds: how long `close` waits until the server has every row. After that one warning says
         where they are kept.
       options: anything else that `wandb.init` takes.
+
+    Raises:
+      ConfigError: an option that wandb would refuse once the run has begun: one that `wandb.init` does not
+        have, or no text where one is needed.
     """
 
     def __init__(
@@ -70,10 +77,14 @@ class Wandb(Closing):
         check_choice("Wandb: seeds", seeds, ("aggregate", "separate"))
         if mode is not None:
             check_choice("Wandb: mode", mode, ("online", "offline", "disabled"))
+        texts = {"project": project, "group": group, "name": name}
+        seconds = {"timeout_seconds": timeout_seconds, "finish_seconds": finish_seconds}
+        if found := [*_faults_of_texts(texts | options), *_faults_of_seconds(seconds), *_unknown(options)]:
+            raise ConfigError(found)
         self.project, self.group, self.name = project, group, name
         self.mode, self.seeds = mode, seeds
         self.directory = None if directory is None else Path(directory)
-        self.timeout_seconds, self.finish_seconds = timeout_seconds, finish_seconds
+        self.timeout_seconds, self.finish_seconds = float(timeout_seconds), float(finish_seconds)
         self.options = options
         self._runs: list[Any] = []
         self._counted = False  # whether a row's step is the index of its record
@@ -165,6 +176,70 @@ class Wandb(Closing):
                 problems = [problem for problem in pool.map(_finish, runs) if problem]
             if problems:
                 _log.warning("Weights & Biases: %s", "; ".join(problems))
+
+
+TEXTS = ("project", "group", "name", "entity", "job_type", "notes", "id")
+# Characters that wandb refuses, and how many it takes at most.
+REFUSED = {"project": ("/\\#?%:", 128), "id": (":;,#?/'", 128), "tags": ("", 64)}
+OWN = ("settings", "reinit")  # of `wandb.init`, what the sink itself gives
+
+
+def _faults_of_texts(options: Mapping[str, Any]) -> Iterator[Problem]:
+    """Texts that are refused, and what is none, as YAML reads `2026-11-25`, `001` and `on` without quotes."""
+    for name in TEXTS:
+        value = options.get(name)
+        if value is not None and (rule := _rule_of_text(name, value, f'{name}: "{_written(value)}"')):
+            yield Problem(name, value, rule)
+    tags: Any = options.get("tags")
+    if tags is None or isinstance(tags, str):
+        tags = [] if tags is None else [tags]
+    if not isinstance(tags, list | tuple):
+        yield Problem("tags", tags, f'needs a list of texts, such as tags: ["{_written(tags)}"]')
+        return
+    for i, tag in enumerate(tags):
+        if rule := _rule_of_text("tags", tag, f'tags: ["{_written(tag)}"]'):
+            yield Problem(f"tags.{i}", tag, rule)
+
+
+def _rule_of_text(name: str, value: Any, quoted: str) -> str:
+    """What is wrong with a text; "" if nothing is."""
+    if not isinstance(value, str):
+        scalar = isinstance(value, int | float | date)
+        return "needs a text" + (
+            f": in YAML in quotes, as it was written, such as {quoted}" if scalar else ""
+        )
+    refused, most = REFUSED.get(name, ("", len(value)))
+    if name in REFUSED and (not value.strip() or len(value) > most):
+        return f"needs a text of 1 to {most} characters"
+    return f"needs a text without any of {' '.join(refused)}" if {*value} & {*refused} else ""
+
+
+def _written(value: Any) -> str:
+    """What may stand in YAML for a value that is no text."""
+    return ("on" if value else "off") if isinstance(value, bool) else str(value)
+
+
+def _faults_of_seconds(seconds: Mapping[str, Any]) -> Iterator[Problem]:
+    for name, value in seconds.items():
+        try:
+            sound = not isinstance(value, bool) and float(value) > 0
+        except (TypeError, ValueError):
+            sound = False
+        if not sound:
+            yield Problem(name, value, "needs a number of seconds > 0")
+
+
+def _unknown(options: Mapping[str, Any]) -> Iterator[Problem]:
+    """Options that `wandb.init` does not have; it is asked only about those that are no texts of ours."""
+    asked = [name for name in options if name not in (*TEXTS, *OWN, "tags", "config")]
+    if asked:
+        import wandb
+
+        known = inspect.signature(wandb.init).parameters
+        for name in asked:
+            if name not in known:
+                yield Problem(name, MISSING, "wandb.init has no such option" + nearest(name, known))
+    yield from (Problem(name, MISSING, "is what the sink itself gives") for name in OWN if name in options)
 
 
 def _finish(run: Any) -> str | None:

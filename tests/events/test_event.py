@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from jaxtrain import Trainer, at, every, startup, train, when
-from jaxtrain.events.event import Event
+from jaxtrain.events.event import Event, OnReset, OnStep
 from jaxtrain.random import stream
 from jaxtrain.sinks import Memory
 from tests.helpers import differing, keys, tiny
@@ -221,6 +221,27 @@ def test_no_name_of_an_event_gives_it_the_draws_of_the_training(state):
 def test_what_is_no_event_is_refused_when_it_is_made(given, words):
     with pytest.raises(ValueError, match=words):
         Event(**({"name": "probe", "schedule": every(PER), "run": nothing} | given))
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda: OnReset("", min), "OnReset name '': needs a text"),
+        (
+            lambda: OnReset("draw", "randomize"),
+            r"OnReset 'draw': run = 'randomize': needs a function of \(key, params\)",
+        ),
+        (
+            lambda: OnStep("push", None),
+            r"OnStep 'push': run = None: needs a function of \(key, state, params\)",
+        ),
+        (lambda: OnStep("push", min, 3), r"OnStep 'push': every = 3: needs 1 <= low <= high"),
+        (lambda: OnStep("push", min, (0.5, 2)), r"OnStep 'push': every = \(0.5, 2\): needs 1 <= low <= high"),
+    ],
+)
+def test_what_is_no_hook_is_refused_when_it_is_made(make, words):
+    with pytest.raises(ValueError, match=words):
+        make()
 
 
 def test_a_predicate_of_more_than_one_answer_is_named(state):

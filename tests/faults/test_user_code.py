@@ -18,8 +18,9 @@ import numpy as np
 import pytest
 from jax.experimental import io_callback
 
-from jaxtrain import Event, at, every, finish, startup, train, when
+from jaxtrain import ConfigError, Event, at, every, finish, startup, train, when
 from jaxtrain.loop import callback
+from jaxtrain.runs.launch import launch
 from jaxtrain.sinks import JsonLines, Memory
 from jaxtrain.sinks.dispatch import Dispatcher
 from tests.helpers import differing, keys, tiny
@@ -280,3 +281,15 @@ def test_a_sink_that_fails_is_reported_once_by_name_and_changes_nothing_else(
     assert read == want
     if isinstance(bad, Blocks):
         bad.release.set()
+
+
+def test_what_is_no_list_of_sinks_is_refused_before_anything_is_made(tmp_path, left_behind):
+    with pytest.raises(ConfigError, match=r"^sinks = Memory: needs a list of sinks"):
+        train(tiny(), jax.random.key(0), sinks=Memory())
+    with pytest.raises(ConfigError, match=r"^more_sinks.0 = 'console': needs an instance"):
+        launch(tiny(env="tests.helpers:Walk"), tmp_path / "run", more_sinks=["console"])
+    with pytest.raises(
+        ConfigError, match=r"^events.0 = look: needs Event, .* Event\('look', every\(N\), look\)"
+    ):
+        launch(tiny(env="tests.helpers:Walk"), tmp_path / "run", events=[look])
+    assert left_behind() == set() and not (tmp_path / "run").exists()

@@ -30,9 +30,27 @@ def test_two_of_one_name_are_refused(parts):
         Parts(tiny(), parts)
 
 
-def test_what_is_no_event_at_all_is_refused():
-    with pytest.raises(ConfigError, match="needs Event, OnReset or OnStep objects"):
-        Parts(tiny(), [nothing])
+@pytest.mark.parametrize(
+    ("given", "line"),
+    [
+        (
+            [nothing],
+            r"events\.0 = nothing: needs Event, .* objects; of a function: Event\('nothing', every\(N\), ",
+        ),
+        ([Event], r"events\.0 = Event: needs Event, .*; this is a class: Event\(…\)"),
+        ([Event("a", every(PER), nothing), "b"], r"events\.1 = 'b': needs Event, OnReset or OnStep objects$"),
+        (
+            Event("a", every(PER), nothing),
+            r"events = Event: needs a list of Event, OnReset or OnStep objects$",
+        ),
+        (nothing, r"events = nothing: needs a list"),
+    ],
+)
+def test_what_is_no_event_at_all_is_refused(given, line):
+    with pytest.raises(ConfigError, match=f"^{line}"):
+        Parts(tiny(), given)
+    with pytest.raises(ConfigError, match=r"^events(\.\d)? = .*needs a (list|mapping such as)"):
+        tiny(events=given)
 
 
 def test_what_is_no_config_is_refused():

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
-import numpy as np
+import re
 
-from jaxtrain.sinks.base import curves
+import numpy as np
+import pytest
+
+from jaxtrain import ConfigError
+from jaxtrain.sinks import Console, Memory
+from jaxtrain.sinks.base import checked, curves
 from jaxtrain.types import Record
 
 
@@ -14,3 +19,29 @@ def test_small_arrays_become_curves_and_large_ones_are_skipped():
     assert tags["event/small/1/mean"] == 2.0
     assert len(tags) == 8
     assert curves(Record("event", 1, 1, values), seed=1)["event/small/0"] == 2.0
+
+
+class Deaf(Memory):
+    flush = None
+
+
+@pytest.mark.parametrize(
+    ("given", "line"),
+    [
+        (Console(), "sinks = Console: needs a list of sinks: [Console(…)]"),
+        ("console", "sinks = 'console': needs a list of sinks"),
+        (None, "sinks = NoneType: needs a list of sinks"),
+        (["console"], "sinks.0 = 'console': needs an instance; jaxtrain.sinks.make makes one from a name"),
+        ([Memory(), Memory], "sinks.1 = Memory: needs an instance; this is a class: Memory(…)"),
+        ((Deaf(),), "sinks.0 = Deaf: needs the methods open, write, flush, close; it lacks flush"),
+        (
+            [print],
+            "sinks.0 = print: needs the methods open, write, flush, close; it lacks open, write, flush, c",
+        ),
+    ],
+)
+def test_what_is_no_list_of_sinks_is_named_by_its_place(given, line):
+    with pytest.raises(ConfigError, match=f"^{re.escape(line)}"):
+        checked("sinks", given)
+    sinks = [Memory(), Console()]
+    assert checked("sinks", tuple(sinks)) == sinks
