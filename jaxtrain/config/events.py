@@ -199,7 +199,12 @@ class EventConfig:
 
 def takes(function: Callable[..., Any], on: str) -> tuple[str, ...]:
     """What the loop calls a function of an event with, besides its parameters."""
-    remembers = getattr(getattr(function, "traits", None), "init", None) is not None
+    while isinstance(function, partial):
+        function = function.func
+    traits = getattr(function, "traits", None)
+    if on == "reset" and getattr(traits, "last", False):
+        return (*TAKES[on], "last")
+    remembers = getattr(traits, "init", None) is not None
     return (*TAKES[on], "name") if remembers else TAKES[on]
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, NamedTuple, TypeVar
 
 import jax
@@ -47,6 +48,10 @@ def _read_hook(kind: str, hook: Any, form: str) -> Params:
 @dataclass(frozen=True)
 class OnReset:
     """A pure function at the start of each episode, of one environment.
+
+    It is given the nominal parameters each time: those of the config, and what events have moved since; so
+    `gravity * 0.9` is 0.9 of the nominal in every episode. With `traits(last=True)` it is also given those of
+    the episode before, `run(key, params, last, **more)`, which `state.env_params` has.
 
     Args:
       run: `run(key, params, **more) -> params`; `more` is what this was given as `params`, whose floats are
@@ -128,6 +133,7 @@ class Traits(NamedTuple):
       same_key: it draws the same at every firing, `stream(state.key, "NAME_OF_FUNCTION/NAME")`.
       init: `init(trainer) -> memory`, what it remembers of one seed between firings. It is told under which
         name, as it is `run(trainer, state, key, name, **params)`: in `state.events[name]`.
+      last: an `OnReset` hook that asks for the parameters of the episode before, see there.
     """
 
     check: Callable[..., list[Problem]] = lambda **params: []
@@ -135,6 +141,7 @@ class Traits(NamedTuple):
     keep_latest: bool = False
     same_key: bool = False
     init: Callable[[Any], PyTree] | None = None
+    last: bool = False
 
 
 def traits(**given: Any) -> Callable[[F], F]:
@@ -149,6 +156,8 @@ def traits(**given: Any) -> Callable[[F], F]:
 
 def traits_of(function: Any) -> Traits:
     """What `traits` said of a function."""
+    while isinstance(function, partial):
+        function = function.func
     return getattr(function, "traits", Traits())
 
 

@@ -16,6 +16,7 @@ from jax import lax
 
 from jaxtrain.errors import ContractError
 from jaxtrain.events.event import OnReset, OnStep, Statistic, Transition
+from jaxtrain.loop import hooks
 from jaxtrain.tree import not_finite, same_tree, where
 from jaxtrain.types import ActOutput, Env, Key, Metrics, Policy, PyTree, Rollout, Step
 
@@ -82,6 +83,7 @@ class Runner(struct.PyTreeNode):
     episode_length: jax.Array  # i32[B], so far
     countdown: dict[str, jax.Array]  # i32[B] for each `OnStep`: steps until it acts
     sums: dict[str, jax.Array]  # f32[B] for each statistic per episode: so far
+    nominal: dict[str, jax.Array]  # [B, ...] of parameters that hooks read and change: see `hooks.py`
 
 
 class RolloutState(struct.PyTreeNode):
@@ -149,10 +151,13 @@ class Collector:
     def start(self, key: Key, env_params: PyTree) -> tuple[Runner, PyTree]:
         """B fresh episodes, and the parameters they were started with (hooks may have moved them)."""
         key_reset, key_hooks = jax.random.split(key)
-        return self._started(jax.random.split(key_reset, self.num_envs), key_hooks, env_params)
+        nominal = hooks.remembered(self.on_reset, env_params) if self.on_reset else {}
+        return self._started(jax.random.split(key_reset, self.num_envs), key_hooks, env_params, nominal)
 
-    def _started(self, keys: Key, key_hooks: Key, env_params: PyTree) -> tuple[Runner, PyTree]:
-        fresh = self._reset(keys, env_params)
+    def _started(
+        self, keys: Key, key_hooks: Key, env_params: PyTree, nominal: dict[str, jax.Array]
+    ) -> tuple[Runner, PyTree]:
+        fresh = self._reset(keys, env_params, nominal)
         zeros = jnp.zeros(self.num_envs)
         runner = Runner(
             env=fresh.env,
@@ -162,6 +167,7 @@ class Collector:
             episode_length=zeros.astype(jnp.int32),
             countdown=self._intervals(key_hooks),
             sums={s.name: zeros for s in self.statistics if s.reduction == "episode"},
+            nominal=nominal,
         )
         return runner, fresh.env_params if self.on_reset else env_params
 
@@ -194,18 +200,17 @@ class Collector:
             raise ValueError(f"restart: group = {group}: needs to divide num_envs = {self.num_envs}")
         key_reset, key_hooks = jax.random.split(key)
         keys = jnp.repeat(jax.random.split(key_reset, self.num_envs // group), group, axis=0)
-        runner, env_params = self._started(keys, key_hooks, state.env_params)
+        runner, env_params = self._started(keys, key_hooks, state.env_params, state.runner.nominal)
         return state.replace(runner=runner, env_params=env_params)
 
-    def _reset(self, keys: Key, env_params: PyTree) -> Start:
-        def one(key: Key, params: PyTree) -> Start:
+    def _reset(self, keys: Key, env_params: PyTree, nominal: dict[str, jax.Array]) -> Start:
+        def one(key: Key, last: PyTree, nominal: dict[str, jax.Array]) -> Start:
             key_reset, *keys = jax.random.split(key, 1 + len(self.on_reset))
-            for hook, key_hook in zip(self.on_reset, keys, strict=True):
-                params = same_tree(f"OnReset {hook.name!r}", params, hook.run(key_hook, params))
+            params = hooks.begin(self.on_reset, keys, hooks.nominal(last, nominal), last)
             obs, state = self.env.reset(key_reset, params)
             return Start(obs, state, params if self.on_reset else None)
 
-        return jax.vmap(one)(keys, env_params)
+        return jax.vmap(one)(keys, env_params, nominal)
 
     def _intervals(self, key: Key) -> dict[str, jax.Array]:
         keys = jax.random.split(key, max(len(self.on_step), 1))
@@ -274,7 +279,7 @@ class Collector:
             {**numbers, **sums},
         )
         if fresh is None:
-            fresh = self._reset(keys.reset, env_params)
+            fresh = self._reset(keys.reset, env_params, runner.nominal)
             env_params = where(done, fresh.env_params, env_params) if self.on_reset else env_params
         countdown = pushed.countdown
         if self.on_step:
@@ -287,6 +292,7 @@ class Collector:
             episode_length=jnp.where(done, 0, length),
             countdown=countdown,
             sums={name: jnp.where(done, 0.0, value) for name, value in sums.items()},
+            nominal=runner.nominal,
         )
         return runner, env_params, moment
 
@@ -310,7 +316,8 @@ class Collector:
         keys = jax.vmap(self.step_keys)(jax.random.split(key, self.length))
         # Drawn before the rollout, all at once, unless a hook decides their parameters on the way.
         ahead = not self.on_reset and self._reset_bytes(state) <= RESET_BYTES
-        fresh = jax.vmap(self._reset, in_axes=(0, None))(keys.reset, state.env_params) if ahead else None
+        draw = jax.vmap(self._reset, in_axes=(0, None, None))
+        fresh = draw(keys.reset, state.env_params, {}) if ahead else None
 
         def step(
             carry: tuple[Runner, PyTree], x: tuple[StepKeys, Start | None]

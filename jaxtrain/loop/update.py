@@ -20,6 +20,7 @@ from jaxtrain.config.field import is_array
 from jaxtrain.config.schema import EvaluationConfig
 from jaxtrain.errors import ConfigError, ContractError
 from jaxtrain.events.event import Event, OnReset, OnStep, own_report
+from jaxtrain.loop import hooks
 from jaxtrain.loop.adopt import adopted
 from jaxtrain.loop.build import Parts, bound, part_of
 from jaxtrain.loop.evaluate import evaluate
@@ -237,6 +238,8 @@ def run_event(parts: Parts, event: Event, params: Any, state: TrainState, traine
     # The key is a name and the clock is the loop's: no event moves them.
     new = new.replace(key=state.key, clock=state.clock)
     new = same_tree(f"event {event.name!r}: the state", state, new)
+    nominal = hooks.moved(new.runner.nominal, state.env_params, new.env_params)
+    new = new.replace(runner=new.runner.replace(nominal=nominal))
     if event.scope == "seed" and changed(in_place(state.agent), in_place(new.agent)):
         rule = "writes to what is tree.InPlace; needs scope='population'"
         raise ContractError(f"event {event.name!r}: {rule}")
@@ -278,14 +281,14 @@ def evaluation(parts: Parts, settings: EvaluationConfig | None, state: TrainStat
     algorithm = parts.algorithm(state.hyper, state.clock)
     settings = config.evaluation if settings is None else settings
     place = settings.env or config.env
-    env, hooks = envs.make(place.id), [bound(p, p.params) for p in map(part_of, settings.events)]
+    env, parts_there = envs.make(place.id), [bound(p, p.params) for p in map(part_of, settings.events)]
     collector = Collector(
         env=env,
         num_envs=settings.num_episodes,
         length=1,
         carry=algorithm.carry,
-        on_reset=tuple(hook for hook in hooks if isinstance(hook, OnReset)),
-        on_step=tuple(hook for hook in hooks if isinstance(hook, OnStep)),
+        on_reset=tuple(hook for hook in parts_there if isinstance(hook, OnReset)),
+        on_step=tuple(hook for hook in parts_there if isinstance(hook, OnStep)),
     )
     policy = (algorithm.policy if settings.greedy else algorithm.sample)(state.agent, state.clock)
     params = envs.batch(envs.params(env, place.params), settings.num_episodes)

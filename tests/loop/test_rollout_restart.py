@@ -11,6 +11,7 @@ import pytest
 
 from jaxtrain import Event, OnReset, Trainer, every, train
 from jaxtrain.config import field
+from jaxtrain.events.event import traits
 from jaxtrain.types import ActOutput
 from tests.helpers import Reinforce, differing, keys, tiny
 
@@ -93,13 +94,16 @@ def test_what_was_under_way_is_not_counted_and_what_follows_begins_at_nothing():
 
 
 def test_a_restart_is_an_episodes_start_to_the_hooks_too():
-    def double(key, params):
-        return params._replace(push=params.push * 2)
+    @traits(last=True)
+    def double(key, params, last):  # of the last, and the other of the nominal
+        return params._replace(push=last.push * 2, scale=params.scale * 2)
 
     config = tiny(4, num_envs=NUM_ENVS, params={"end": 0.0, "push": 1.0}, algorithm=Anew(group=3))
-    history = train(config, jax.random.key(0), events=[LOOK, OnReset("double", double)]).history["look"]
+    result = train(config, jax.random.key(0), events=[LOOK, OnReset("double", double)])
     expected = 2.0 ** np.arange(2, 6)  # once at the beginning, once in each update
-    np.testing.assert_array_equal(history["push"], np.broadcast_to(expected[:, None], (4, NUM_ENVS)))
+    pushes = result.history["look"]["push"]
+    np.testing.assert_array_equal(pushes, np.broadcast_to(expected[:, None], (4, NUM_ENVS)))
+    assert result.state.env_params.scale.tolist() == [2.0] * NUM_ENVS
 
 
 def test_a_group_that_does_not_divide_the_environments_is_refused_while_tracing():
