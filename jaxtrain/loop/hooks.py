@@ -1,7 +1,7 @@
 """What the `OnReset` hooks are given at each start: the nominal parameters, not what they made of them last.
 
-In: hooks, and the parameters of environments. Out: those of their next episode; and the nominal values that
-have to be remembered, of the fields that hooks both read and change. All else is in the parameters themselves.
+In: hooks, and parameters of environments. Out: those of the next episode; and the nominal values that have to
+be remembered, of the fields that hooks both read and change. All else is in the parameters themselves.
 """
 
 from __future__ import annotations

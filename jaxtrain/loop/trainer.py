@@ -298,7 +298,7 @@ class Trainer:
         wanted = self._each(
             partial(update.wants, event), state, seeded=state.key.ndim == 1, axes=(AXES,), out_axes=0
         )
-        wanted &= (state.status == RUNNING) | (state.stopped_at == state.clock)
+        wanted &= state.status == RUNNING  # nothing would come of it for a seed that has just been stopped
         run = partial(self._run, event, row=row, emit=emit)
         return lax.cond(
             wanted.any(),

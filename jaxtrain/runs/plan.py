@@ -24,9 +24,11 @@ def plan(config: Config) -> str:
     """The plan of a run, for people to read.
 
     Raises:
-      ConfigError: as `train` would.
+      ConfigError: as `train`, and a run in a directory, would.
     """
     trainer = Trainer(config)
+    state = jax.eval_shape(trainer.new, jax.random.key(0))
+    manager.check_metric(manager.best_metric(trainer), state.metrics)
     per, updates = trainer.env_steps_per_update, trainer.num_updates
     lines = [
         f"environment   {config.env.id}, {config.env.num_envs:,} in lockstep",
@@ -45,7 +47,7 @@ def plan(config: Config) -> str:
         if isinstance(hook, OnStep):
             when = f"every {hook.every[0]} to {hook.every[1]} steps of an episode"
         lines.append(f"{hook.name:<24} {'':>9}  {when}")
-    return "\n".join([*lines, "", *_checkpoints(trainer, config.checkpoint), *_memory(trainer)])
+    return "\n".join([*lines, "", *_checkpoints(trainer, config.checkpoint), *_memory(trainer, state)])
 
 
 def _env_steps(updates: Iterable[int], per: int) -> str:
@@ -74,13 +76,12 @@ def _checkpoints(trainer: Trainer, settings: CheckpointConfig) -> list[str]:
     return [f"{'' if i else 'checkpoints':<14}{line}" for i, line in enumerate(lines)]
 
 
-def _memory(trainer: Trainer) -> list[str]:
-    state = _size(jax.eval_shape(trainer.new, jax.random.key(0)))
+def _memory(trainer: Trainer, state: Any) -> list[str]:
     whole, rates = program(trainer, (), observed=False)
     lowered: Any = whole
     compiled = lowered.lower(rates, jax.random.key(0), jnp.int32(0)).compile()
     analysis = compiled.memory_analysis()
-    lines = [f"state         {_bytes(state)} a seed"]
+    lines = [f"state         {_bytes(_size(state))} a seed"]
     if analysis is None:
         return [*lines, "the program's memory cannot be told on this backend"]
     whole = analysis.temp_size_in_bytes + analysis.output_size_in_bytes + analysis.argument_size_in_bytes

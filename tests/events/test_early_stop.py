@@ -67,6 +67,15 @@ def test_no_trigger_fires_for_a_frozen_seed(stopping):
     assert fired.tolist() == [[False] * 3, [False, True, True], [False] * 3]
 
 
+def test_a_trigger_that_is_due_where_an_earlier_event_stops_a_seed_does_not_fire_for_it(stopping):
+    result, records = stopping([0.75, 0.1, 0.1])
+    assert result.state.stopped_at.tolist() == [8, -1, -1]
+    assert result.history["late"]["fired"][0].tolist() == [False] * 3
+    assert np.isnan(result.history["late"]["level"][0]).all()
+    (due,) = [r for r in records if r.name == "late" and r.update == 8]
+    assert due.values["fired"].tolist() == [False, True, True]
+
+
 def test_a_frozen_seed_changes_no_bit_of_the_others(stopping):
     first, second = stopping([1.0, 0.1, 2.0])[0].state, stopping([0.1, 0.1, 0.1])[0].state
     for (path, a), (_, b) in zip(arrays(first), arrays(second), strict=True):
