@@ -117,6 +117,11 @@ class PPO:
         found = minibatch.check(
             self.num_minibatches, self.rollout_length, spec.num_envs, whole_sequences=recurrent
         )
+        samples = self.rollout_length * spec.num_envs
+        if not found and self.normalize_advantages and samples == self.num_minibatches:
+            low = f"num_minibatches below {samples}" if samples > 1 else "a longer rollout"
+            rule = f"needs more than one sample in a minibatch, of which each would be 0: {low}, or false"
+            found.append(Problem("normalize_advantages", True, rule))
         space = spec.action_space
         if self.squash_actions and not (isinstance(space, Box) and space.bounded):
             rule = f"needs continuous actions with bounds, not {space}"

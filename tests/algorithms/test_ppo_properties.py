@@ -10,6 +10,7 @@ import optax
 import pytest
 
 from jaxtrain.algorithms.ppo import PPO
+from jaxtrain.rl.networks import NetworkConfig
 from jaxtrain.types import Box, Dict, Discrete, EnvSpec, Experience, Rollout
 from tests.algorithms.small import (
     ENVS,
@@ -24,6 +25,7 @@ from tests.algorithms.small import (
     Privileged,
     pick,
 )
+from tests.helpers import tiny_ppo
 from tests.recorded import config_of, record
 
 
@@ -236,3 +238,20 @@ def test_names_of_observations_are_a_list_or_text_and_nothing_else():
     for wrong in (3, [3], [""], {"near": 1}):
         with pytest.raises(ValueError, match=r"policy_observations = .*: needs a list of names"):
             PPO(policy_observations=wrong)
+
+
+@pytest.mark.parametrize(
+    ("given", "num_envs", "sound"),
+    [
+        ({"num_minibatches": 8}, 2, False),
+        ({"num_minibatches": 4}, 2, True),
+        ({"num_minibatches": 8, "normalize_advantages": False}, 2, True),
+        ({"num_minibatches": 1, "rollout_length": 1}, 1, False),
+        ({"rollout_length": 1, "network": NetworkConfig(recurrent="gru")}, 2, False),
+        ({"network": NetworkConfig(recurrent="gru")}, 2, True),
+    ],
+)
+def test_minibatches_of_one_sample_have_nothing_to_normalize_by(given, num_envs, sound):
+    algorithm, spec = tiny_ppo(**given), EnvSpec(Box(-1, 1, (1,)), Discrete(2), jnp.zeros(1), num_envs, 1)
+    found = [problem.path for problem in algorithm.check(spec)]
+    assert found == ([] if sound else ["normalize_advantages"])
