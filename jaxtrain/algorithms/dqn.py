@@ -257,11 +257,16 @@ class DQN:
 
     def _network(self, spec: EnvSpec) -> QNetwork:
         assert isinstance(spec.action_space, Discrete)  # see `check`
-        num_actions, module = spec.action_space.n, self.q_network
+        num_actions, module, space = spec.action_space.n, self.q_network, self.network_space(spec)
         if module is None:
-            torso = networks.make_torso(spec.observation_space, self.network)
-            module = ActionValues(torso, num_actions, self.dueling)
-        return QNetwork(spec.observation_space, num_actions, module)
+            module = ActionValues(networks.make_torso(space, self.network), num_actions, self.dueling)
+        return QNetwork(space, num_actions, module)
+
+    def network_space(self, spec: EnvSpec) -> Space:
+        """The observation space as the network sees it."""
+        if self.q_network is not None or not self.network.scale_images:
+            return spec.observation_space
+        return networks.scaled(spec.observation_space, spec.observation)
 
     def _optimizer(self) -> optax.GradientTransformation:
         """Up to the learning rate, which is applied after it."""

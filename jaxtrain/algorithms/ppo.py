@@ -40,6 +40,7 @@ from jaxtrain.types import (
     Policy,
     PyTree,
     Rollout,
+    Space,
 )
 
 
@@ -168,7 +169,17 @@ class PPO:
             value=self.value_network,
             policy_observations=self.policy_observations,
             critic_observations=self.critic_observations,
+            scaled=self.network_space(spec),
         )
+
+    def network_space(self, spec: EnvSpec) -> Space:
+        """The observation space as networks that are built here see it."""
+        space = spec.observation_space
+        own = self.policy_network is not None and self.value_network is not None
+        normalized = self.normalize_observations and isinstance(space, Box)  # bytes no more
+        if own or normalized or not self.network.scale_images:
+            return space
+        return networks.scaled(space, spec.observation)
 
     def make(self, spec: EnvSpec) -> Algorithm[Agent]:
         """Build the networks and the optimizer, once, and the functions that use them."""

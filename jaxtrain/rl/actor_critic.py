@@ -284,6 +284,7 @@ def actor_critic(
     value: nn.Module | None = None,
     policy_observations: tuple[str, ...] = (),
     critic_observations: tuple[str, ...] = (),
+    scaled: Space | None = None,
     **settings: Any,
 ) -> ActorCritic | RecurrentActorCritic:
     """A policy and a value network for an observation space and an action distribution.
@@ -297,6 +298,7 @@ def actor_critic(
         observation, or a dict of them, to [N, num_params], or [N, num_params + num_extra] where the
         network gives the log standard deviations too, and to [N] or [N, 1].
       policy_observations, critic_observations: entries of a `Dict` space that either sees; none for all.
+      scaled: `space` as networks that are built here see it, see `networks.scaled`; left out, as it is.
       settings: fields of `NetworkConfig`, in place of those of `network`.
 
     Raises:
@@ -312,7 +314,11 @@ def actor_critic(
     own = policy is not None or value is not None
     if found := networks.problems(space, network, **seen, own_modules=own):
         raise ConfigError(found)
-    spaces = {"policy": select(space, policy_observations), "value": select(space, critic_observations)}
+    built = space if scaled is None else scaled
+    spaces = {
+        "policy": select(built if policy is None else space, policy_observations),
+        "value": select(built if value is None else space, critic_observations),
+    }
     sizes = {"policy": (distribution.num_params, 0.01), "value": (1, 1.0)}
     if network.shared or network.recurrent != "none":
         policy, value = (dense(*size) for size in sizes.values())

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -41,10 +42,18 @@ class NetworkConfig:
     layer_norm: bool = field.flag(False, help="normalize each layer before its activation")
     channels: tuple[int, ...] = field.integers((16,), low=1, help="convolutions of a cnn")
     kernel_size: int = field.integer(3, low=1)
+    scale_images: bool = field.flag(
+        True, help="images of bounded uint8 from 0 to 1; a module given sees bytes"
+    )
     shared: bool = field.flag(False, help="one torso, two heads")
     log_std_init: float = field.static_float(0.0, help="of a Gaussian policy")
     recurrent: str = field.choice("none", ("none", "gru", "lstm"), help="a cell between torso and head")
     recurrent_size: int = field.integer(64, low=1, help="units of the cell")
+
+
+@dataclass(frozen=True, eq=False)
+class ByteImage(Box):
+    """An image whose uint8 numbers networks see from 0, its `low`, to 1, its `high`."""
 
 
 def orthogonal(scale: float) -> Callable[..., jax.Array]:
@@ -247,6 +256,30 @@ def select(space: Space, names: tuple[str, ...]) -> Space:
     return Dict({name: space[name] for name in names}) if names and isinstance(space, Dict) else space
 
 
+def scaled(space: Space, observation: PyTree) -> Space:
+    """The space with each Box of bounded uint8 numbers and three axes a `ByteImage`.
+
+    Args:
+      space: of an observation, without its action mask.
+      observation: one, or its `jax.ShapeDtypeStruct`s; with or without a mask.
+    """
+    observation, _ = split_mask(observation)
+    if isinstance(space, Dict):
+        return Dict({name: scaled(part, observation[name]) for name, part in space.items()})
+    if not isinstance(space, Box) or observation.dtype != jnp.uint8:
+        return space
+    image = len(space.shape) == 3 and space.bounded
+    return ByteImage(space.low, space.high, space.shape) if image else space
+
+
+def byte_images(space: Space, name: str = "observations") -> dict[str, ByteImage]:
+    """Those in a space, by name."""
+    if isinstance(space, Dict):
+        parts = (byte_images(part, f"{name}.{key}") for key, part in space.items())
+        return {name: image for part in parts for name, image in part.items()}
+    return {name: space} if isinstance(space, ByteImage) else {}
+
+
 def split_mask(obs: PyTree) -> tuple[PyTree, jax.Array | None]:
     """The observation itself, and the mask of valid actions that it came with, or None."""
     if isinstance(obs, Mapping) and set(obs) == {"observation", "action_mask"}:
@@ -258,8 +291,9 @@ def encode(space: Space, obs: PyTree) -> tuple[Any, int]:
     """Observations as floats, integers one-hot (MultiDiscrete end to end), and their number of leading axes.
 
     Args:
-      space: Discrete, MultiDiscrete or Box: f32[..., *shape]. Dict: {name: f32[..., *shape]}, with the names
-        of a Dict within it joined by dots; entries that the space does not have are left out.
+      space: Discrete, MultiDiscrete or Box: f32[..., *shape]; a `ByteImage`: from 0 to 1. Dict:
+        {name: f32[..., *shape]}, with the names of a Dict within it joined by dots; entries that the space
+        does not have are left out.
       obs: without an action mask, any leading axes.
 
     Raises:
@@ -276,7 +310,13 @@ def encode(space: Space, obs: PyTree) -> tuple[Any, int]:
     if isinstance(space, MultiDiscrete):
         hot = [jax.nn.one_hot(obs[..., i], n, dtype=dtype) for i, n in enumerate(space.nvec)]
         return jnp.concatenate(hot, axis=-1), batch
-    return obs.astype(dtype), batch
+    x = obs.astype(dtype)
+    return (_from_0_to_1(space, x) if isinstance(space, ByteImage) else x), batch
+
+
+def _from_0_to_1(space: Box, x: jax.Array) -> jax.Array:
+    low, high = jnp.asarray(space.low, x.dtype), jnp.asarray(space.high, x.dtype)
+    return (x - low) / jnp.where(high > low, high - low, 1)
 
 
 def _encode_entries(space: Dict, obs: PyTree) -> tuple[dict[str, jax.Array], int]:

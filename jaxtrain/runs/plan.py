@@ -17,6 +17,7 @@ from jaxtrain.config.schema import CheckpointConfig, Config
 from jaxtrain.events.event import OnStep
 from jaxtrain.loop.train import program
 from jaxtrain.loop.trainer import Trainer
+from jaxtrain.rl import networks
 from jaxtrain.runs import manager
 
 
@@ -36,6 +37,7 @@ def plan(config: Config) -> str:
         f"updates       {updates:,} of {per:,} env steps ({config.env.num_envs:,} environments x "
         f"{config.algorithm.rollout_length} steps)",
         f"env steps     {updates * per:,}",
+        *_images(trainer),
         "",
         f"{'event':<24} {'times':>9}  env steps",
     ]
@@ -48,6 +50,21 @@ def plan(config: Config) -> str:
             when = f"every {hook.every[0]} to {hook.every[1]} steps of an episode"
         lines.append(f"{hook.name:<24} {'':>9}  {when}")
     return "\n".join([*lines, "", *_checkpoints(trainer, config.checkpoint), *_memory(trainer, state)])
+
+
+def _images(trainer: Trainer) -> list[str]:
+    """Observations of bytes, and whether the algorithm's networks scale them; none without such."""
+    algorithm, spec = trainer.config.algorithm, trainer.spec
+    seen = getattr(algorithm, "network_space", None)
+    if seen is None:
+        return []
+    scaled = networks.byte_images(seen(spec))
+    images = networks.byte_images(networks.scaled(spec.observation_space, spec.observation))
+    return [
+        f"images        {name}: uint8{list(image.shape)} of {np.min(image.low):g} to {np.max(image.high):g}, "
+        + ("scaled to 0 to 1 (algorithm.network.scale_images)" if name in scaled else "not scaled")
+        for name, image in images.items()
+    ]
 
 
 def _env_steps(updates: Iterable[int], per: int) -> str:

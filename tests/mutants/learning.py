@@ -280,8 +280,8 @@ MUTANTS = (
     Mutant(
         "the critic sees what the policy sees",
         ACTOR_CRITIC,
-        '"value": select(space, critic_observations)',
-        '"value": select(space, policy_observations)',
+        '"value": select(built if value is None else space, critic_observations)',
+        '"value": select(built if value is None else space, policy_observations)',
     ),
     Mutant(
         "a KL that is NaN ends learning and is not seen",

@@ -7,20 +7,25 @@ import numpy as np
 import pytest
 from jax import lax
 
+from jaxtrain import PPO
+from jaxtrain.algorithms.dqn import DQN
 from jaxtrain.rl.networks import (
     CNN,
+    ByteImage,
     NetworkConfig,
     apply,
+    byte_images,
     dense,
     encode,
     init,
     make_torso,
     orthogonal,
     problems,
+    scaled,
     select,
     split_mask,
 )
-from jaxtrain.types import Box, Dict, Discrete, MultiDiscrete
+from jaxtrain.types import Box, Dict, Discrete, EnvSpec, MultiDiscrete
 
 KEY = jax.random.key(0)
 IMAGE, VECTOR = Box(0.0, 1.0, (6, 5, 2)), Box(-1.0, 1.0, (3,))
@@ -172,3 +177,66 @@ def test_a_cnn_needs_an_image(space, settings, path):
     with pytest.raises(ValueError, match=r"network.torso = 'cnn': needs observations of shape"):
         make_torso(space, NetworkConfig(**settings))
     assert not problems(NESTED, NetworkConfig(**settings))
+
+
+BYTES = Box(0, 255, (6, 5, 2))
+
+
+def test_only_bounded_images_of_uint8_are_marked_and_encoded_from_0_to_1():
+    space = Dict({"a": BYTES, "in": Dict({"b": Box(1, 3, (2, 2, 1)), "c": Box(0, 255, (4,))}), "d": BYTES})
+    obs = {"a": jnp.full(BYTES.shape, 51, jnp.uint8), "d": jnp.full(BYTES.shape, 51.0)}
+    obs["in"] = {"b": jnp.full((2, 2, 1), 2, jnp.uint8), "c": jnp.full(4, 255, jnp.uint8)}
+    marked = scaled(space, obs)
+    assert [*byte_images(marked)] == ["observations.a", "observations.in.b"]
+    assert byte_images(scaled(BYTES, obs["d"])) == byte_images(space) == {}
+    assert byte_images(scaled(Box(-np.inf, np.inf, BYTES.shape), obs["a"])) == {}
+    masked = {"observation": obs["a"], "action_mask": jnp.ones(2, bool)}
+    assert isinstance(scaled(BYTES, masked), ByteImage)
+    x, _ = encode(marked, obs)
+    seen = {name: float(leaf.ravel()[0]) for name, leaf in x.items()}
+    assert seen == {"a": pytest.approx(0.2, rel=1e-6), "in.b": 0.5, "in.c": 255, "d": 51}
+
+
+def spec_of(observation, actions):
+    return EnvSpec(BYTES, actions, jax.ShapeDtypeStruct(BYTES.shape, observation), 2, 1)
+
+
+class Head(nn.Module):
+    """A module of one's own, which shows what it is given."""
+
+    features: int
+
+    @nn.compact
+    def __call__(self, x):
+        return nn.Dense(self.features)(x.reshape(x.shape[0], -1))
+
+
+SMALL = {"hidden_sizes": (4,), "channels": (2,)}
+
+
+@pytest.mark.parametrize("algorithm", [PPO, DQN])
+@pytest.mark.parametrize("own", [False, True], ids=["built here", "of one's own"])
+def test_networks_built_here_see_bytes_as_floats_from_0_to_1_and_others_as_they_are(algorithm, own):
+    given = {"buffer_size": 8} if algorithm is DQN else {}
+    if own:
+        modules = {"policy_network": Head(2), "value_network": Head(1)}
+        given |= modules if algorithm is PPO else {"q_network": Head(2)}
+
+    def made(observation, **network):
+        config = algorithm(network=NetworkConfig(**SMALL, **network), **given)
+        return config.make(spec_of(observation, Discrete(2)))
+
+    agent = jax.jit(made(jnp.uint8).init)(KEY)
+    raw = jax.random.randint(KEY, (3, *BYTES.shape), 0, 256).astype(jnp.uint8)
+    floats = raw.astype(jnp.float32)
+    seen = made(jnp.float32).value(agent, floats if own else floats / 255, ())
+    np.testing.assert_array_equal(made(jnp.uint8).value(agent, raw, ()), seen)
+    seen = made(jnp.float32).value(agent, floats, ())
+    np.testing.assert_array_equal(made(jnp.uint8, scale_images=False).value(agent, raw, ()), seen)
+
+
+def test_what_is_normalized_is_not_scaled():
+    spec = spec_of(jnp.uint8, Discrete(2))
+    assert PPO(normalize_observations=True).network_space(spec) is BYTES
+    assert isinstance(PPO().network_space(spec), ByteImage)
+    assert PPO(network=NetworkConfig(scale_images=False)).network_space(spec) is BYTES

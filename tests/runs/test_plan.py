@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import re
 
+import jax.numpy as jnp
 import pytest
 
-from jaxtrain import ConfigError
+from jaxtrain import ConfigError, Trainer
+from jaxtrain.rl import NetworkConfig
 from jaxtrain.runs import manager
 from jaxtrain.runs.launch import launch
-from jaxtrain.runs.plan import plan
+from jaxtrain.runs.plan import _images, plan
+from jaxtrain.types import Box
 from tests.faults.processes import Drift
-from tests.helpers import tiny
+from tests.helpers import Walk, tiny, tiny_ppo
 
 
 def test_a_plan_announces_the_checkpoints_that_the_run_makes(tmp_path):
@@ -40,3 +43,30 @@ def test_a_plan_refuses_what_the_run_would(tmp_path, best, words):
             ask(config)
         said.append(str(error.value))
     assert said[0] == said[1] and not (tmp_path / "run").exists()
+
+
+class Pixels(Walk):
+    """A walk that shows bytes."""
+
+    @property
+    def observation_space(self):
+        return Box(0, 255, (3, 3, 1))
+
+    def _image(self, obs):
+        return jnp.full((3, 3, 1), jnp.clip(100 * (obs[0] + 1), 0, 255)).astype(jnp.uint8)
+
+    def reset(self, key, params):
+        obs, state = super().reset(key, params)
+        return self._image(obs), state
+
+    def step(self, key, state, action, params):
+        step = super().step(key, state, action, params)
+        return step._replace(obs=self._image(step.obs))
+
+
+@pytest.mark.parametrize(("scaled", "words"), [(True, r"scaled to 0 to 1 \(algo"), (False, "not scaled$")])
+def test_a_plan_says_whether_bytes_are_scaled(scaled, words):
+    network = NetworkConfig(hidden_sizes=(2,), channels=(1,), scale_images=scaled)
+    said = _images(Trainer(tiny(env=Pixels(), algorithm=tiny_ppo(network=network))))
+    assert re.search(rf"^images +observations: uint8\[3, 3, 1\] of 0 to 255, {words}", "\n".join(said))
+    assert _images(Trainer(tiny(algorithm=Drift()))) == _images(Trainer(tiny(algorithm=tiny_ppo()))) == []
