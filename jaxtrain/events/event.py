@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jax.core import Tracer
 
 from jaxtrain.config.field import Params, is_array, is_number
-from jaxtrain.errors import ConfigError, Named, Problem, nearest
+from jaxtrain.errors import MISSING, ConfigError, Named, Problem, nearest
 from jaxtrain.schedule import Schedule
 from jaxtrain.types import PyTree, Report
 
@@ -114,12 +114,23 @@ class Statistic:
     reduction: str = "mean"
 
     def __call__(self, transition: Transition) -> jax.Array:
+        who = f"statistic {self.name!r}"
         if callable(self.source):
-            return jnp.asarray(self.source(transition), jnp.float32)
-        if self.source not in transition.info:
+            value = self.source(transition)
+        elif self.source in transition.info:
+            value = transition.info[self.source]
+        else:
             known = ", ".join(map(str, transition.info)) or "nothing"
-            raise ValueError(f"statistic {self.name!r}: info has no {self.source!r}; it has {known}")
-        return jnp.asarray(transition.info[self.source], jnp.float32)
+            raise ConfigError([Problem(who, MISSING, f"info has no {self.source!r}; it has {known}")])
+        try:
+            number = jnp.asarray(value, jnp.float32)
+        except (TypeError, ValueError):
+            rule = f"{type(value).__name__}, needs one number"
+            raise ConfigError([Problem(who, MISSING, f"its source gives {rule}")]) from None
+        if number.shape:
+            rule = f"shape {list(number.shape)}, needs one number"
+            raise ConfigError([Problem(who, MISSING, f"its source gives {rule}")])
+        return number
 
 
 class Traits(NamedTuple):

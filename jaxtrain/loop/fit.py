@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 import jax
@@ -32,10 +33,11 @@ def fit(config: Config, given: Sequence[Part]) -> Config:
       ConfigError: everything that does not fit.
     """
     found = ConfigError(_faults_of_rates(config.algorithm)).under("algorithm")
-    place, faults = _fitted(config.env, "env")
+    try:
+        place, faults = _fitted(config.env, "env")
+    except ConfigError as error:
+        raise ConfigError([*found, *error.problems]) from error.__cause__
     found += faults
-    if place is None:
-        raise ConfigError(found)
     config, settings = dataclasses.replace(config, env=place), config.evaluation
     env = envs.make(config.env.id)
     spec = spec_of(config, env)
@@ -45,10 +47,11 @@ def fit(config: Config, given: Sequence[Part]) -> Config:
             found += ConfigError(faults).under(f"algorithm.{path}")
     found += ConfigError(_check(config, spec)).under("algorithm")
     if settings.env is not None:
-        there, faults = _fitted(settings.env, "evaluation.env")
-        if there is not None and not faults:
-            settings = dataclasses.replace(settings, env=there)
-            config = dataclasses.replace(config, evaluation=settings)
+        with suppress(ConfigError):  # said below, with all that is wrong with evaluation
+            there, faults = _fitted(settings.env, "evaluation.env")
+            if not faults:
+                settings = dataclasses.replace(settings, env=there)
+                config = dataclasses.replace(config, evaluation=settings)
     found += ConfigError(_faults_of_evaluation(config, settings, env)).under("evaluation")
     for i, event in enumerate(config.events):
         if isinstance(event, EventConfig):
@@ -105,19 +108,17 @@ def _check(config: Config, spec: EnvSpec) -> list[Problem]:
     return list(found)
 
 
-def _fitted(place: EnvConfig, path: str) -> tuple[EnvConfig | None, list[Problem]]:
+def _fitted(place: EnvConfig, path: str) -> tuple[EnvConfig, list[Problem]]:
     """The same with each parameter as the environment has it: in a float field an int is a rate.
 
     Returns:
-      None where there is no such environment, or one that cannot be run; and what is wrong.
+      It, and what is wrong with the parameters.
+
+    Raises:
+      ConfigError: there is no such environment, or it cannot be run.
     """
-    try:
-        env = envs.make(place.id, path=path)
-        dtypes = _dtypes(env)
-    except ConfigError as error:
-        return None, list(error.problems)
-    except ValueError as error:
-        return None, [Problem(f"{path}.id", place.id, str(error))]
+    env = envs.make(place.id, path=path)
+    dtypes = _dtypes(env)
     found: list[Problem] = []
     params: dict[str, Any] = {}
     for name, value in _dotted(place.params):
@@ -185,9 +186,10 @@ def _faults_of_evaluation(config: Config, settings: EvaluationConfig, env: Env) 
     found: list[Problem] = []
     other = env
     if settings.env is not None:
-        there, found = _fitted(settings.env, "env")
-        if there is None:
-            return found
+        try:
+            there, found = _fitted(settings.env, "env")
+        except ConfigError as error:
+            return list(error.problems)
         other = envs.make(there.id)
         found += ConfigError(_faults_of_spaces(env, other, settings.env.id)).under("env")
     for i, event in enumerate(settings.events):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import threading
 import warnings
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -18,12 +19,12 @@ import numpy as np
 import pytest
 from jax.experimental import io_callback
 
-from jaxtrain import ConfigError, Event, at, every, finish, startup, train, when
+from jaxtrain import ConfigError, Event, Trainer, at, every, finish, startup, train, when
 from jaxtrain.loop import callback
 from jaxtrain.runs.launch import launch
 from jaxtrain.sinks import JsonLines, Memory
 from jaxtrain.sinks.dispatch import Dispatcher
-from tests.helpers import differing, keys, tiny
+from tests.helpers import Walk, differing, keys, tiny
 
 UPDATES, PER = 12, tiny().env_steps_per_update
 HANG_SECONDS = 120
@@ -293,3 +294,49 @@ def test_what_is_no_list_of_sinks_is_refused_before_anything_is_made(tmp_path, l
     ):
         launch(tiny(env="tests.helpers:Walk"), tmp_path / "run", events=[look])
     assert left_behind() == set() and not (tmp_path / "run").exists()
+
+
+# ---- an environment
+
+
+@dataclass(frozen=True)
+class Loose(Walk):
+    """A walk with a plain number and a plain tuple, which do as well."""
+
+    def reset(self, key, params):
+        obs, state = super().reset(key, params)
+        return obs, state._replace(time=0)
+
+    def step(self, key, state, action, params):
+        return tuple(super().step(key, state, action, params))
+
+
+@dataclass(frozen=True)
+class Fallen(Walk):
+    """A walk that cannot be stepped."""
+
+    def step(self, key, state, action, params):
+        raise RuntimeError("fell over")
+
+
+def test_a_run_of_an_environment_that_is_cast_has_the_bits_of_one_that_needs_no_cast(unwatched):
+    result = train(tiny(env=Loose()), jax.random.key(0), events=[LOOK])
+    assert differing(result.state, unwatched.state) == []
+
+
+def test_what_an_environment_raises_is_told_with_its_lines_and_no_directory_is_left(tmp_path):
+    with pytest.raises(ConfigError, match=LINE) as error:
+        launch(tiny(env=f"{__name__}:Fallen"), tmp_path / "run")
+    assert isinstance(error.value.__cause__, RuntimeError) and not (tmp_path / "run").exists()
+    with pytest.raises(ConfigError, match=r"^evaluation\.env\.id = Fallen: step: raised RuntimeErr"):
+        Trainer(tiny(evaluation={"every": PER, "env": {"id": Fallen()}}))
+
+
+LINE = r"^env\.id = '.*:Fallen': step: raised RuntimeError: fell over \(test_user_code\.py:\d+ in step\)$"
+
+
+@pytest.mark.parametrize("source", [lambda t: t.obs, lambda t: "high"], ids=["an array", "a text"])
+def test_a_statistic_that_is_not_one_number_is_named(source):
+    logging = {"every": 0, "statistics": [{"name": "height", "source": source}]}
+    with pytest.raises(ConfigError, match=r"^statistic 'height': its source gives .*, needs one number"):
+        jax.eval_shape(Trainer(tiny(logging=logging)).new, jax.random.key(0))
