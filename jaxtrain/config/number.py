@@ -1,13 +1,19 @@
-"""How a number is read, as people write one in Python, in YAML and on a command line."""
+"""How a number is read: of a config as people write one, in YAML too; an argument as the int that it is."""
 
 from __future__ import annotations
 
 import numbers
+import operator
+from collections.abc import Iterable
 from typing import Any
 
 import jax
 import numpy as np
 from jax.core import Tracer
+
+from jaxtrain.errors import ConfigError, Problem
+
+LARGEST = 2**32 - 1  # of a seed: `jax.random.key` cuts off what is above it
 
 
 def is_array(value: Any) -> bool:
@@ -39,4 +45,38 @@ def as_float(value: Any) -> float | None:
     try:
         return None if number is None else float(number)
     except OverflowError:  # an int beyond 1.8e308
+        return None
+
+
+def whole(name: str, value: Any, *, low: int = 0) -> int:
+    """An argument that is an int, Python's or NumPy's, from `low` to 2^32 - 1: a seed, or with 1 a count.
+
+    Raises:
+      ConfigError: it is anything else, a bool, a float or text; names the argument.
+    """
+    found = as_int(value)
+    if found is None or not low <= found <= LARGEST:
+        raise ConfigError([Problem(name, value, f"needs an int >= {low} and <= {LARGEST}")])
+    return found
+
+
+def wholes(name: str, value: Any) -> tuple[int, ...]:
+    """An argument that is one or more different ints, each as `whole` takes it.
+
+    Raises:
+      ConfigError: it is anything else; names the argument.
+    """
+    given = None if isinstance(value, str) or not isinstance(value, Iterable) else list(value)  # type: ignore
+    found = [x for x in map(as_int, given or ()) if x is not None and 0 <= x <= LARGEST]
+    if not given or len(set(found)) < len(given):
+        rule = f"needs different ints >= 0 and <= {LARGEST}"
+        raise ConfigError([Problem(name, value if given is None else given, rule)])
+    return tuple(found)
+
+
+def as_int(value: Any) -> int | None:
+    """The int that a value is, Python's or NumPy's; None for anything else, a bool or a whole float too."""
+    try:
+        return None if isinstance(value, bool) else operator.index(value)
+    except TypeError:
         return None

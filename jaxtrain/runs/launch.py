@@ -236,7 +236,8 @@ def launch(
 
     Args:
       directory: `config.yaml`, `run.json`, `checkpoints/` and what the sinks of `config.logging` leave.
-      seed, key: of the run, one of them; unset, that of the run in the directory, and 0 for a new one.
+      seed, key: of the run, one of them; unset, that of the run in the directory, and 0 for a new one. A
+        seed is an int from 0 to 2^32 - 1.
       num_seeds: likewise, and 1.
       seeds: of a run of `num_seeds`, only these. Those of another run's checkpoint need `start_from`.
       resume: "auto"; "never" refuses a directory that holds a run; "must" refuses one that holds none.

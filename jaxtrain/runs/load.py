@@ -16,6 +16,7 @@ from typing import Any, Literal, NamedTuple
 import jax
 import numpy as np
 
+from jaxtrain.config.number import as_int, whole
 from jaxtrain.config.schema import Config, EvaluationConfig, to_dict
 from jaxtrain.errors import MISSING, ConfigError, Problem
 from jaxtrain.events.event import Part
@@ -229,11 +230,12 @@ def evaluate_run(
     Raises:
       ConfigError: see `load_policy`.
     """
+    episodes = None if num_episodes is None else whole("num_episodes", num_episodes, low=1)
     saved = open_run(directory, which, config=config, events=events)
     one = saved if seed is None else one_seed(saved, seed)
     settings: EvaluationConfig = saved.trainer.config.evaluation
-    if num_episodes is not None:
-        settings = dataclasses.replace(settings, num_episodes=num_episodes)
+    if episodes is not None:
+        settings = dataclasses.replace(settings, num_episodes=episodes)
     # All seeds even for one: alone its roundings would be others, and so in the end its episodes.
     report = jax.jit(lambda state: saved.trainer.evaluate(state, settings=settings))(saved.state)
     of_all = {name: np.asarray(value) for name, value in report.items()}
@@ -296,7 +298,8 @@ def choose(directory: Path, which: Which, metric: str | None, mode: str) -> Path
         why = f"no checkpoint has a value of {metric}" if metric else "the run keeps none by a metric"
         rule = f"{why}; 'last' is the newest"
     else:
-        chosen = which if which in there else None
+        env_steps = as_int(which)
+        chosen = env_steps if env_steps in there else None
         rule = f"needs 'best', 'last' or one of {', '.join(map(str, there)) or 'no checkpoint'}"
     if chosen is None:
         raise ConfigError([Problem("which", which, rule)])
@@ -306,6 +309,7 @@ def choose(directory: Path, which: Which, metric: str | None, mode: str) -> Path
 def one_seed(saved: LoadedRun, seed: int | None) -> LoadedRun:
     """One of several seeds, as a single run has it; unset, the best."""
     everyone = saved.seeds.all
+    seed = None if seed is None else whole("seed", seed)
     if seed is not None and seed not in everyone:
         raise ConfigError([Problem("seed", seed, f"the run has {list(everyone)}")])
     if len(everyone) == 1:

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import dataclasses
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ import numpy as np
 
 from jaxtrain.config import modules
 from jaxtrain.config import yaml as files
+from jaxtrain.config.number import whole, wholes
 from jaxtrain.config.schema import INTERVALS, Config, load_config, resolved, to_dict
 from jaxtrain.errors import MISSING, ConfigError, Problem
 from jaxtrain.events.event import Part
@@ -304,26 +306,42 @@ class RunPlan:
 def asked_seeds(
     seed: int | None, key: Key | None, num_seeds: int | None, seeds: Sequence[int] | None
 ) -> dict[str, Any]:
-    """The fields of `Seeds` that were given."""
-    problems: list[Problem] = []
-    if seed is not None and key is not None:
-        problems.append(Problem("seed", seed, "give a seed or a key, not both"))
-    if num_seeds is not None and num_seeds < 1:
-        problems.append(Problem("num_seeds", num_seeds, "needs an int >= 1"))
-    if seeds is not None and (not seeds or min(seeds) < 0 or len(set(seeds)) < len(seeds)):
-        problems.append(Problem("seeds", list(seeds), "needs different ints >= 0"))
+    """The fields of `Seeds` that were given.
+
+    Raises:
+      ConfigError: a line for each argument that is no seed, key or count.
+    """
+    both = seed is not None and key is not None
+    problems = [Problem("seed", seed, "give a seed or a key, not both")] if both else []
+    readings: dict[str, tuple[Any, Callable[[Any], Any]]] = {
+        "num_seeds": (num_seeds, partial(whole, "num_seeds", low=1)),
+        "seed": (seed, partial(whole, "seed")),
+        "key": (key, _read_key),
+        "chosen": (seeds, partial(wholes, "seeds")),
+    }
+    asked: dict[str, Any] = {}
+    for name, (value, read) in readings.items():
+        try:
+            asked |= {} if value is None else {name: read(value)}
+        except ConfigError as error:
+            problems += error.problems
     if problems:
         raise ConfigError(problems)
-    asked: dict[str, Any] = {} if num_seeds is None else {"num_seeds": num_seeds}
-    if key is not None:
-        key = as_key(key)
-        words = np.asarray(jax.random.key_data(key)).reshape(-1).tolist()
-        asked |= {"seed": None, "key": (str(jax.random.key_impl(key)), tuple(words))}
-    elif seed is not None:
-        asked |= {"seed": seed, "key": None}
-    if seeds is not None:
-        asked["chosen"] = tuple(int(s) for s in seeds)
-    return asked
+    return {"seed": None, "key": None, **asked} if asked.keys() & {"seed", "key"} else asked
+
+
+def _read_key(given: Any) -> tuple[str, tuple[int, ...]]:
+    """The kind of one key, and its words."""
+    try:
+        key = as_key(given)
+    except ValueError:
+        rule = "needs jax.random.key(seed) or jax.random.PRNGKey(seed)"
+        raise ConfigError([Problem("key", given, rule)]) from None
+    if key.ndim:
+        rule = "needs one key, and num_seeds for more seeds"
+        raise ConfigError([Problem("key", MISSING, f"has shape {list(key.shape)}: {rule}")])
+    words = np.asarray(jax.random.key_data(key)).reshape(-1).tolist()
+    return str(jax.random.key_impl(key)), tuple(words)
 
 
 def start_run(

@@ -229,8 +229,8 @@ def _parser(algorithm: type[Any] | None) -> argparse.ArgumentParser:
 
 def _train_arguments(train: argparse.ArgumentParser) -> None:
     train.add_argument("file", metavar="FILE", help=FILE)
-    train.add_argument("--seed", type=_whole(0), metavar="N", help="default 0")
-    train.add_argument("--num-seeds", type=_whole(1), metavar="S", help="agents trained at once, default 1")
+    train.add_argument("--seed", type=_number, metavar="N", help="default 0")
+    train.add_argument("--num-seeds", type=_number, metavar="S", help="agents trained at once, default 1")
     train.add_argument("--out", metavar="DIR", help="default runs/FILE-DATE-TIME")
     how = "auto (default): go on if DIR holds this run; never, must: refuse if it does, does not"
     train.add_argument("--resume", choices=("auto", "never", "must"), default="auto", help=how)
@@ -248,27 +248,21 @@ def _evaluate_arguments(evaluate: argparse.ArgumentParser) -> None:
         "--which", default="best", metavar="WHICH", help="best (default), last, or env steps"
     )
     evaluate.add_argument(
-        "--seed", type=_whole(0), metavar="I", help="one of several, by its number from 0, default all"
+        "--seed", type=_number, metavar="I", help="one of several, by its number from 0, default all"
     )
-    evaluate.add_argument("--num-episodes", type=_whole(1), metavar="N", help="default: as in the run")
+    evaluate.add_argument("--num-episodes", type=_number, metavar="N", help="default: as in the run")
 
 
-def _whole(low: int) -> type[int]:
-    def read(text: str) -> int:
-        value = int(text)
-        if value < low:
-            raise argparse.ArgumentTypeError(f"{value}: needs an int >= {low}")
-        return value
-
-    read.__name__ = "int"
-    return read  # type: ignore[return-value]
-
-
-def _numbers(text: str) -> list[int]:
+def _number(text: str) -> int | str:
+    """A number as Python has it; what is none stays as it is, for whoever takes the number to refuse."""
     try:
-        return [int(word) for word in text.split(",")]
+        return int(text)
     except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r}: needs whole numbers, such as 3,7") from None
+        return text
+
+
+def _numbers(text: str) -> list[int | str]:
+    return [_number(word) for word in text.split(",")]
 
 
 def _fields(algorithm: type[Any] | None) -> str:

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from jaxtrain.config.number import whole, wholes
 from jaxtrain.config.schema import Config
 from jaxtrain.errors import MISSING, ConfigError, Problem
 from jaxtrain.runs import directory as rundir
@@ -36,7 +37,7 @@ def train(config: Config, options: argparse.Namespace) -> int:
     names = ("seed", "num_seeds", "resume", "init_from", "take")
     given = {name: getattr(options, name) for name in names}
     if options.num_seeds is not None:
-        given["num_seeds"] = short.repeats(options.num_seeds)
+        given["num_seeds"] = short.repeats(whole("num_seeds", options.num_seeds, low=1))
     return _launch(config, directory, cache=not options.no_cache, **given)
 
 
@@ -49,7 +50,7 @@ def resume(overrides: list[str], options: argparse.Namespace) -> int:
         rule = "--seeds and --out go together: a run of fewer seeds has a directory and a log of its own"
         raise ConfigError([Problem("resume", MISSING, rule)])
     if options.out is not None:
-        place, seeds = Path(options.out), short.seeds(options.seeds, about["num_seeds"])
+        place, seeds = Path(options.out), short.seeds(wholes("seeds", options.seeds), about["num_seeds"])
         return _launch(config, place, cache=not options.no_cache, start_from=source, seeds=seeds)
     return _launch(config, source, cache=not options.no_cache, resume="must")
 

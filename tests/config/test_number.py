@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jaxtrain.config.number import as_float, as_number, is_array
+from jaxtrain import ConfigError
+from jaxtrain.config.number import as_float, as_int, as_number, is_array, whole, wholes
 
 
 @pytest.mark.parametrize(
@@ -51,3 +52,41 @@ def test_a_traced_array_is_an_array_and_no_number():
     jax.eval_shape(lambda x: seen.append((is_array(x), as_number(x))), jnp.float32(1))
     assert seen == [(True, None)]
     assert as_number(jnp.float32(0.5)) == 0.5 and is_array(np.float32(1)) and not is_array(1.0)
+
+
+NO_INTS = [1.5, 1.0, "1", True, np.True_, jnp.bool_(True), None, [1], np.ones(1, int), np.float32(1), 1j]
+
+
+@given(st.integers(0, 2**32 - 1))
+def test_a_whole_argument_is_an_int_of_pythons_or_numpys_with_each_of_its_bits(value):
+    for given_as in (value, np.int64(value), np.uint32(value), np.array(value)):
+        read = whole("seed", given_as)
+        assert (read, type(read)) == (value, int)
+    assert wholes("seeds", np.array([value])) == wholes("seeds", range(value, value + 1)) == (value,)
+
+
+@pytest.mark.parametrize("value", [*NO_INTS, -1, 2**32, 2**63, 10**30, np.int64(-1)])
+def test_what_is_no_whole_argument_is_named_with_its_value_and_the_rule(value):
+    with pytest.raises(ConfigError) as error:
+        whole("seed", value)
+    (problem,) = error.value.problems
+    assert (problem.path, problem.value is value) == ("seed", True)
+    assert problem.rule == "needs an int >= 0 and <= 4294967295"
+    with pytest.raises(ConfigError, match="seeds = "):
+        wholes("seeds", [0, value])
+
+
+@pytest.mark.parametrize("value", [3, "3", "3,4", [], [1, 1], [1, np.int64(1)], None])
+def test_several_are_different_ints_in_a_list(value):
+    with pytest.raises(ConfigError, match="needs different ints >= 0 and <= 4294967295"):
+        wholes("seeds", value)
+
+
+def test_a_count_is_one_at_least():
+    assert whole("num_seeds", 1, low=1) == 1
+    with pytest.raises(ConfigError, match="num_seeds = 0: needs an int >= 1"):
+        whole("num_seeds", 0, low=1)
+
+
+def test_an_int_may_have_any_size():
+    assert as_int(np.int64(2**62)) == 2**62 and as_int(10**30) == 10**30 and as_int(True) is None

@@ -191,6 +191,8 @@ def test_a_run_that_is_stopped_between_two_checkpoints_is_saved_where_it_is(tmp_
         ({"seed": 0, "key": jax.random.key(0)}, "seed = 0: give a seed or a key, not both"),
         ({"num_seeds": 0}, "num_seeds = 0: needs an int >= 1"),
         ({"seeds": [1, 1], "num_seeds": 2}, r"seeds = \[1, 1\]: needs different ints >= 0"),
+        ({"seed": 2**32}, "seed = 4294967296: needs an int >= 0 and <= 4294967295"),
+        ({"seed": 1.5, "num_seeds": "4"}, "(?s)num_seeds = '4': needs an int.*seed = 1.5: needs an int"),
         ({"seeds": [2], "num_seeds": 2}, r"seeds = \[2\]: needs ints below num_seeds = 2"),
         ({"resume": "maybe"}, "resume = 'maybe': needs one of auto, never, must"),
         ({"resume": "must"}, "holds no run to resume"),

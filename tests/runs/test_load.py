@@ -97,12 +97,22 @@ def test_a_saved_policy_normalizes_as_the_agent_did(tmp_path):
     [
         (7, None, r"which = 7: needs 'best', 'last' or one of 0, 8, 16"),
         ("lats", None, "which = 'lats': needs 'best', 'last'"),
+        (True, None, "which = True: needs 'best', 'last'"),
+        (["last"], None, r"which = \['last'\]: needs 'best', 'last'"),
         ("last", 3, r"seed = 3: the run has \[0, 1, 2\]"),
+        ("last", True, "seed = True: needs an int >= 0"),
+        (np.int64(8), 2**63, "seed = 9223372036854775808: needs an int >= 0"),
     ],
 )
 def test_what_is_not_there_is_named_with_what_is(three, config, which, index, message):
     with pytest.raises(jaxtrain.ConfigError, match=message):
         load_policy(three.directory, which, index, config=config)
+
+
+@pytest.mark.parametrize("episodes", ["3", 0, 1.0, 2**31])
+def test_a_number_of_episodes_that_is_none_is_named(three, config, episodes):
+    with pytest.raises(jaxtrain.ConfigError, match=f"num_episodes = {episodes!r}: needs an int >= 1"):
+        evaluate_run(three.directory, num_episodes=episodes, config=config)
 
 
 def test_a_run_without_evaluations_has_no_best(tmp_path):

@@ -13,7 +13,9 @@ from hypothesis import strategies as st
 from jaxtrain import ConfigError
 from jaxtrain.config.schema import to_dict
 from jaxtrain.runs.resume import Seeds, asked_seeds, differences, rewind
-from tests.helpers import Reinforce, tiny
+from tests.helpers import Reinforce, keys, tiny
+
+MOST = "and <= 4294967295"
 
 
 def words(keys):
@@ -24,10 +26,14 @@ def words(keys):
     ("given", "rules"),
     [
         ({"seed": 1, "key": jax.random.key(0)}, ["give a seed or a key, not both"]),
-        ({"num_seeds": 0}, ["needs an int >= 1"]),
-        ({"seeds": []}, ["needs different ints >= 0"]),
-        ({"seeds": [1, 1], "num_seeds": -1}, ["needs an int >= 1", "needs different ints >= 0"]),
-        ({"seeds": [-1]}, ["needs different ints >= 0"]),
+        ({"num_seeds": 0}, [f"needs an int >= 1 {MOST}"]),
+        ({"seeds": []}, [f"needs different ints >= 0 {MOST}"]),
+        (
+            {"seeds": "1", "num_seeds": "4", "seed": 1.5},
+            [f"needs an int >= 1 {MOST}", f"needs an int >= 0 {MOST}", f"needs different ints >= 0 {MOST}"],
+        ),
+        ({"key": 3}, ["needs jax.random.key(seed) or jax.random.PRNGKey(seed)"]),
+        ({"key": keys(3)}, ["has shape [3]: needs one key, and num_seeds for more seeds"]),
     ],
 )
 def test_seeds_that_are_none_are_refused_all_at_once(given, rules):
@@ -38,7 +44,9 @@ def test_seeds_that_are_none_are_refused_all_at_once(given, rules):
 
 def test_only_what_was_given_is_asked_for_and_a_key_in_place_of_the_seed():
     assert asked_seeds(None, None, None, None) == {}
-    assert asked_seeds(3, None, 2, [1]) == {"seed": 3, "key": None, "num_seeds": 2, "chosen": (1,)}
+    for seed, num_seeds, chosen in ((3, 2, [1]), (np.int64(3), np.uint8(2), np.array([1]))):
+        asked = asked_seeds(seed, None, num_seeds, chosen)
+        assert json.loads(json.dumps(asked)) == {"seed": 3, "key": None, "num_seeds": 2, "chosen": [1]}
     assert asked_seeds(None, jax.random.PRNGKey(3), None, None) == asked_seeds(
         None, jax.random.key(3), None, None
     )

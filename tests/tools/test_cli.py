@@ -85,6 +85,9 @@ def test_an_algorithm_that_breaks_the_contract_is_one_line_and_nothing_is_made(t
         (["train", "FILE", "loose"], "needs a field in front of it"),
         (["train", "FILE", "--env.num-envs"], "needs a value"),
         (["train", "FILE", "--env.num-envs", "three"], "env.num_envs = 'three': needs an int"),
+        (["train", "FILE", "--seed", "-1"], "seed = -1: needs an int >= 0 and <= 4294967295"),
+        (["train", "FILE", "--seed", "4294967296"], "seed = 4294967296: needs an int >= 0"),
+        (["train", "FILE", "--num-seeds", "two"], "num_seeds = 'two': needs an int >= 1"),
         (["plan", "FILE", "--evaluation.every", "1e9"], "evaluation.every"),
         (["list", "envs", "more"], "takes no more arguments"),
         (

@@ -46,9 +46,11 @@ def test_a_run_is_begun_listed_resumed_for_longer_evaluated_and_verified(file, t
     assert code == 0 and "the same bits" in verdict
     code, _, err = say("resume", out, "--seed", 3)
     assert code == 2 and "--seed: a run keeps the seeds that it has; --seeds I,J --out DIR" in err
-    with pytest.raises(SystemExit) as ended:
-        say("resume", out, "--seeds", "a", "--out", tmp_path / "some")
-    assert ended.value.code == 2 and "'a': needs whole numbers, such as 3,7" in capsys.readouterr().err
+    code, _, err = say("resume", out, "--seeds", "0,a", "--out", tmp_path / "some")
+    assert code == 2 and "seeds = [0, 'a']: needs different ints >= 0" in err
+    for words in (["--seed", -1], ["--seed", "all"], ["--num-episodes", 0]):
+        code, _, err = say("evaluate", out, *words)
+        assert code == 2 and f"{words[0][2:].replace('-', '_')} = " in err and ": needs an int >= " in err
     code, _, err = say("train", out)
     assert code == 2 and f"jaxtrain resume {out}" in err
     code, _, err = say("resume", out, "--algorithm.gamma", 0.5, "--total-env-steps", 1152)
