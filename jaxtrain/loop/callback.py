@@ -1,6 +1,7 @@
 """The only place where the compiled program speaks to the host, and the table of the runs that it speaks to.
 
-In: what `started` and `emit` hand out of a program. Out: calls of the run's `Dispatcher`.
+In: what `started` and `emit` hand out of a program. Out: calls of the run's `Dispatcher`, and to each
+record the answer whether to stop.
 
 A program carries the number of a run, as an operand, and never its objects. So which sinks watch is
 no part of what is compiled, and can neither compile anything again nor change a bit of it.
@@ -15,12 +16,14 @@ from functools import partial
 from typing import Any
 
 import jax
+import numpy as np
 from jax.experimental import io_callback
 
 from jaxtrain.sinks.dispatch import Dispatcher
 from jaxtrain.tree import Packing
 from jaxtrain.types import RunInfo, Sink
 
+STOP = jax.ShapeDtypeStruct((), bool)
 SMALL = 1024  # entries of an array that is worth packing
 _log = logging.getLogger("jaxtrain")
 _ids = itertools.count(1)
@@ -45,7 +48,9 @@ def started(run: jax.Array, clock: jax.Array, *, num_seeds: int) -> None:
     io_callback(receive, None, run, clock, ordered=True)
 
 
-def emit(run: jax.Array, clock: jax.Array, values: dict[str, jax.Array], *, name: str, seeds: bool) -> None:
+def emit(
+    run: jax.Array, clock: jax.Array, values: dict[str, jax.Array], *, name: str, seeds: bool
+) -> jax.Array:
     """Hand one record to the sinks, by one ordered host call, while tracing.
 
     Args:
@@ -53,17 +58,20 @@ def emit(run: jax.Array, clock: jax.Array, values: dict[str, jax.Array], *, name
       clock: i32[], updates done.
       values: small arrays, [S, ...] if `seeds`, else [...]: the dispatcher adds the axis.
       name: the event's.
+
+    Returns:
+      bool[]: whether the run has been asked to stop.
     """
     # Sixteen scalars one by one took eight times as long as in one array (CPU; on a GPU each is a transfer).
     packing = Packing([run, clock, *values.values()], SMALL)
 
-    def receive(*packed: Any) -> None:
+    def receive(*packed: Any) -> np.ndarray:
         def act(dispatcher: Dispatcher, clock: Any, *rest: Any) -> None:
             dispatcher.on_record(clock, dict(zip(values, rest, strict=True)), name=name, seeds=seeds)
 
-        _call(act, lambda: packing.unpack(packed))
+        return _call(act, lambda: packing.unpack(packed))
 
-    io_callback(receive, None, *packing.pack([run, clock, *values.values()]), ordered=True)
+    return io_callback(receive, STOP, *packing.pack([run, clock, *values.values()]), ordered=True)
 
 
 def wait() -> None:
@@ -72,9 +80,14 @@ def wait() -> None:
         dispatcher.wait()
 
 
-def _call(act: Callable[..., None], given: Callable[[], Sequence[Any]]) -> None:
-    """What the program calls. An exception would end it, so none leaves, not even a fault of its own."""
+def _call(act: Callable[..., None], given: Callable[[], Sequence[Any]]) -> np.ndarray:
+    """What the program calls. An exception would end it, so none leaves, not even a fault of its own.
+
+    Returns:
+      bool[]: whether the run has been asked to stop.
+    """
     global _faulty
+    dispatcher: Dispatcher | None = None
     try:
         run, *args = given()
         dispatcher = _runs.get(int(run))
@@ -84,6 +97,7 @@ def _call(act: Callable[..., None], given: Callable[[], Sequence[Any]]) -> None:
         if not _faulty:
             _faulty = True
             _log.exception("a record was lost inside jaxtrain; training goes on, later ones go unreported")
+    return np.array(dispatcher is not None and bool(dispatcher.caught))
 
 
 def connect(sinks: Sequence[Sink], info: RunInfo, **options: Any) -> Dispatcher:

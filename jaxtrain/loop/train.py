@@ -19,6 +19,7 @@ import jax
 import jax.numpy as jnp
 from jax.core import Tracer
 
+from jaxtrain import signals
 from jaxtrain.config.schema import Config, to_dict
 from jaxtrain.events.event import Part
 from jaxtrain.loop import callback
@@ -66,6 +67,18 @@ class Result:
     marks: Marks
 
 
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C in `train`.
+
+    `result` is the `Result` so far: `state.clock` says how many updates were done, and rows of the history
+    behind it are NaN. Under `vmap` its leaves have the mapped axes in front. None if the program did not run.
+    """
+
+    def __init__(self, result: Result | None) -> None:
+        super().__init__("training was stopped; `result` of this error is what there is of it")
+        self.result = result
+
+
 def train(config: Config, key: Key, *, events: Sequence[Part] = (), sinks: Sequence[Sink] = ()) -> Result:
     """Train one agent; under `jax.vmap`, one for every key or rate.
 
@@ -80,6 +93,10 @@ def train(config: Config, key: Key, *, events: Sequence[Part] = (), sinks: Seque
 
     Raises:
       ConfigError: for what cannot be run, before anything compiles.
+      KeyboardInterrupt: an `Interrupted`, at Ctrl-C. With sinks, outside of `jax.jit`, in the main thread,
+        and where SIGINT is Python's to handle, training stops at the next report of an event, and
+        `error.result` is the run so far. A second Ctrl-C ends the process at once, with 130. Else the
+        program is not to be reached, and Ctrl-C is heard at its end.
       FloatingPointError: with `on_nan: raise`, for a seed whose agent or rollout is not finite; names seed,
         metric and update. Not inside `jax.jit`, where `result.state.status` tells.
 
@@ -95,22 +112,69 @@ def train(config: Config, key: Key, *, events: Sequence[Part] = (), sinks: Seque
         )
     faults = Faults()
     watching = [*sinks, faults] if config.on_nan == "raise" else list(sinks)
-    outlet = callback.connect(watching, run_info(trainer)) if watching else None
-    staged = False
-    try:
-        run = jnp.int32(outlet.id if outlet else 0)
-        whole, rates = program(trainer, events, observed=outlet is not None)
-        state, history = whole(rates, key, run)
-        staged = isinstance(state.clock, Tracer)  # inside jit: the run is still to come
-    finally:
-        if outlet is not None and not staged:
-            outlet.finish()
-    if faults.first is not None:
-        raise FloatingPointError(faults.first)
     per = trainer.env_steps_per_update
-    return Result(
-        state, history, Marks({name: tuple(u * per for u in due) for name, due in timetable.items()})
-    )
+    marks = Marks({name: tuple(u * per for u in due) for name, due in timetable.items()})
+    whole, rates = program(trainer, events, observed=bool(watching))
+    if not watching:
+        return Result(*whole(rates, key, jnp.int32(0)), marks)
+    (state, history), stopped = _run_watched(whole, rates, key, watching, run_info(trainer))
+    failed = None if faults.first is None else FloatingPointError(faults.first)
+    if stopped:
+        raise Interrupted(_concrete(Result(state, history, marks))) from failed
+    if failed is not None:
+        raise failed
+    return Result(state, history, marks)
+
+
+def _run_watched(
+    whole: Callable[..., tuple[TrainState, History]],
+    rates: list[jax.Array],
+    key: Key,
+    sinks: Sequence[Sink],
+    info: RunInfo,
+) -> tuple[tuple[TrainState, History], bool]:
+    """What a program that sinks watch has come to, and whether Ctrl-C has stopped it."""
+    outlet = callback.connect(sinks, info)
+
+    def before_it_runs() -> None:
+        if not outlet.begun:  # there is nothing to stop, nor a result
+            raise Interrupted(None)
+
+    with signals.listening(signals.interrupts(), what="stopping", handle=before_it_runs) as outlet.caught:
+        staged = False
+        try:
+            made = whole(rates, key, jnp.int32(outlet.id))
+            staged = isinstance(made[0].clock, Tracer)  # inside jit: the run is still to come
+        finally:
+            if not staged:
+                outlet.finish()
+    return made, bool(outlet.caught)
+
+
+def _concrete(result: Result) -> Result | None:
+    """A result as it is once all `vmap`s around it are over, mapped axes in front; None inside `jit`."""
+    found: list[Result] = []
+
+    @jax.custom_batching.custom_vmap
+    def look(result: Result) -> jax.Array:
+        return result.state.clock
+
+    @look.def_vmap
+    def _(size: int, in_batched: Any, result: Result) -> tuple[jax.Array, bool]:
+        (every,) = _broadcast(size, in_batched, [result])
+        if is_concrete(every):
+            found.append(every)
+        else:
+            look(every)  # of the `vmap` around that
+        return jnp.int32(0), False
+
+    def is_concrete(tree: PyTree) -> bool:
+        return not any(isinstance(x, Tracer) for x in jax.tree.leaves(tree))
+
+    if is_concrete(result):
+        return result
+    look(result)
+    return found[0] if found else None
 
 
 def run_info(trainer: Trainer, name: str = "run", **more: Any) -> RunInfo:
@@ -234,8 +298,8 @@ def _broadcast(size: int, in_batched: Sequence[Any], args: list[PyTree]) -> list
 def emitter(run: jax.Array, seeded: bool) -> Emit:
     """The way out of the program for the reports of run number `run`."""
 
-    def emit(name: str, clock: jax.Array, report: Report) -> None:
-        callback.emit(run, clock, report, name=name, seeds=seeded)
+    def emit(name: str, clock: jax.Array, report: Report) -> jax.Array:
+        return callback.emit(run, clock, report, name=name, seeds=seeded)
 
     return emit
 

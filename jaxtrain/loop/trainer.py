@@ -31,7 +31,8 @@ from jaxtrain.tree import nonbatchable, unknown, where
 from jaxtrain.types import Algorithm, Key, Metrics, PyTree, Report
 
 History: TypeAlias = dict[str, dict[str, jax.Array]]  # event -> metric -> [marks, (S,) ...]
-Emit: TypeAlias = Callable[[str, jax.Array, Report], None]  # (name, clock, report of all seeds)
+Emit: TypeAlias = Callable[[str, jax.Array, Report], jax.Array]  # (name, clock, report of all seeds) -> stop
+Stop: TypeAlias = jax.Array | None  # bool[]: the host asks to stop; None where nothing is said to it
 Faults: TypeAlias = dict[str, jax.Array]  # what -> bool[(S)]: which seeds have something that is not finite
 
 
@@ -257,7 +258,7 @@ class Trainer:
         """Fire what is due before the first update."""
         for event in self.events:
             if self.timetable[event.name][0] == 0:
-                state, history = self._fire(event, state, history, 0, emit)
+                state, history, _ = self._fire(event, state, history, 0, emit)
         return state, history
 
     def _report(self, event: Event, state: TrainState) -> update.Fired:
@@ -291,7 +292,7 @@ class Trainer:
 
     def _fire(
         self, event: Event, state: TrainState, history: History | None, row: Any, emit: Emit | None
-    ) -> tuple[TrainState, History | None]:
+    ) -> tuple[TrainState, History | None, Stop]:
         """Run an event that is due, for the seeds that its predicate asks for."""
         if event.schedule.predicate is None:
             return self._run(event, state, history, row, emit, None)
@@ -303,7 +304,7 @@ class Trainer:
         return lax.cond(
             wanted.any(),
             lambda s, h, w: run(s, h, wanted=w),
-            lambda s, h, _: (s, h),
+            lambda s, h, _: (s, h, _go_on(emit)),
             state,
             history,
             wanted,
@@ -317,7 +318,7 @@ class Trainer:
         row: Any,
         emit: Emit | None,
         wanted: jax.Array | None,
-    ) -> tuple[TrainState, History | None]:
+    ) -> tuple[TrainState, History | None, Stop]:
         """Run an event, write its row, send its report, and keep of its change what is sound."""
         new, report, bad = self._report(event, state)
         changed = state.status == RUNNING  # a seed that has stopped keeps every bit
@@ -335,9 +336,8 @@ class Trainer:
         if history is not None:
             rows = {k: history[event.name][k].at[row].set(v) for k, v in report.items()}
             history = {**history, event.name: rows}
-        if emit is not None and report:
-            emit(event.name, state.clock, report)
-        return self._guarded(state, new, changed, bad, emit), history
+        stop = emit(event.name, state.clock, report) if emit is not None and report else _go_on(emit)
+        return self._guarded(state, new, changed, bad, emit), history, stop
 
     def _guarded(
         self, old: TrainState, new: TrainState, changed: jax.Array, bad: Faults, emit: Emit | None
@@ -374,50 +374,57 @@ class Trainer:
         cursors: jax.Array,
         due: jax.Array,
         bad: jax.Array,
-    ) -> tuple[TrainState, History | None]:
+    ) -> tuple[TrainState, History | None, Stop]:
         """What follows an update: what was not finite is told, what is due is fired."""
         tell(emit, state.clock, dict(zip(names, bad, strict=True)))
         # When the last seed has stopped, its last reports and those of the end are all that is left.
         any_running = (state.status == RUNNING) | (state.stopped_at == state.clock)
         due = due & (jnp.any(any_running) | (state.clock == self.num_updates))
+        stop = _go_on(emit)
         for i, event in enumerate(self.events):
             fire = partial(self._fire, event, row=cursors[i], emit=emit)
-            state, history = lax.cond(due[i], fire, lambda s, h: (s, h), state, history)
-        return state, history
+            state, history, asked = lax.cond(due[i], fire, lambda s, h: (s, h, _go_on(emit)), state, history)
+            stop = stop if stop is None or asked is None else stop | asked
+        return state, history, stop
 
     def scan(
         self, state: TrainState, history: History | None, num_updates: int, emit: Emit | None
     ) -> tuple[TrainState, History | None]:
-        """`num_updates` updates and what is due at them. No condition in it is batched."""
+        """`num_updates` updates and what is due at them, or those until `emit` asks to stop.
+
+        No condition in it is batched.
+        """
         marks, cursors = self._marks(state)
         names, keep = self._watched(state), nonbatchable if emit is not None else lambda x: x
         none = jnp.zeros((len(names), *state.status.shape), bool)
         after = partial(self._after_update, names, emit)
 
         def body(carry: tuple[Any, ...], _: None) -> tuple[tuple[Any, ...], None]:
-            state, history, cursors = carry
+            state, history, cursors, stop = carry
+            running = jnp.any(state.status == RUNNING)
             # In a computation of its own an update has the same bits whatever is around it.
             state, bad = lax.cond(
-                keep(jnp.any(state.status == RUNNING)),
+                keep(running if stop is None else running & ~stop),
                 self._update,
-                lambda s: (s.replace(clock=s.clock + 1), none),
+                lambda s: (s.replace(clock=s.clock + (1 if stop is None else ~stop)), none),
                 state,
             )
-            due = self._ahead(marks, cursors) == state.clock
+            due = self._ahead(marks, cursors) == state.clock  # never once stopped: the next mark is ahead
             # One condition guards all that is rare: on a GPU each is a halt.
-            state, history = lax.cond(
+            state, history, stop = lax.cond(
                 keep(due.any() | bad.any()),
                 after,
-                lambda s, h, *_: (s, h),
+                lambda s, h, *_: (s, h, stop),
                 state,
                 history,
                 cursors,
                 due,
                 bad,
             )
-            return (state, history, cursors + due), None
+            return (state, history, cursors + due, stop), None
 
-        carry, _ = lax.scan(body, (state, history, cursors), length=operator.index(num_updates))
+        begun = state, history, cursors, _go_on(emit)
+        carry, _ = lax.scan(body, begun, length=operator.index(num_updates))
         return carry[:2]
 
     def until(
@@ -445,14 +452,24 @@ class Trainer:
                 lambda c: goes_on(c[0], until) & ~c[1].any(), lambda c: self._update(c[0]), (state, none)
             )
             due = ahead == state.clock
-            return (*self._after_update(names, emit, state, history, cursors, due, bad), cursors + due)
+            state, history, _ = self._after_update(names, emit, state, history, cursors, due, bad)
+            return state, history, cursors + due
 
         carry = lax.while_loop(lambda c: goes_on(c[0], end), until_next_mark, (state, history, cursors))
         return carry[:2]
 
 
+def _go_on(emit: Emit | None) -> Stop:
+    """What the host answers where nothing is said to it: not to stop."""
+    return None if emit is None else jnp.zeros((), bool)
+
+
 def tell(emit: Emit | None, clock: jax.Array, bad: Faults) -> None:
     """Send which seeds are not finite in what, if any is."""
-    if emit is not None and bad:
-        any_bad = jnp.stack(list(bad.values())).any()
-        lax.cond(any_bad, partial(emit, "non_finite"), lambda *_: None, clock, bad)
+    if emit is None or not bad:
+        return
+
+    def send(clock: jax.Array, bad: Faults) -> None:
+        emit("non_finite", clock, bad)
+
+    lax.cond(jnp.stack(list(bad.values())).any(), send, lambda *_: None, clock, bad)

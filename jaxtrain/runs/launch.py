@@ -21,7 +21,7 @@ from typing import Any, Literal
 import jax
 import numpy as np
 
-from jaxtrain import sinks
+from jaxtrain import signals, sinks
 from jaxtrain.config.schema import Config, dump, to_dict
 from jaxtrain.errors import ConfigError, Problem
 from jaxtrain.events.event import Part
@@ -30,7 +30,7 @@ from jaxtrain.loop.state import NON_FINITE, TrainState
 from jaxtrain.loop.train import Faults, Marks, Result, run_info, seeds_first
 from jaxtrain.loop.trainer import History, Trainer
 from jaxtrain.runs import directory as rundir
-from jaxtrain.runs import disk, manager, signals
+from jaxtrain.runs import disk, manager
 from jaxtrain.runs.directory import RunDirectory
 from jaxtrain.runs.init_from import (
     Request,

@@ -62,6 +62,7 @@ class Dispatcher:
         self._mark = (0, 0.0)  # the update last reported, and when its last record had been handed on
         self._speed: float | None = None
         self.id, self._barrier, self._forget = id, barrier, forget
+        self.caught: Sequence[int] = ()  # signals so far that ask the run to stop; read at each record
         self._finished = False
 
     @property
@@ -83,6 +84,11 @@ class Dispatcher:
             return worker.error
         path = getattr(sink, "path", None)
         return TimeoutError(errno.ETIMEDOUT, worker.sentence, *([] if path is None else [str(path)]))
+
+    @property
+    def begun(self) -> bool:
+        """Whether the program runs or has run: before that it is traced and compiled."""
+        return self._begun is not None
 
     @property
     def elapsed_seconds(self) -> float:

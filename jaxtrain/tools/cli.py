@@ -19,12 +19,12 @@ from pathlib import Path
 from typing import Any
 
 import jaxtrain
+from jaxtrain import signals
 from jaxtrain.config import experiments, modules
 from jaxtrain.config import schema as configs
 from jaxtrain.config import yaml as files
 from jaxtrain.config.registry import ALGORITHMS, EVENTS, SINKS, load_object
 from jaxtrain.errors import MISSING, ConfigError, ContractError, Problem, nearest
-from jaxtrain.runs import signals
 from jaxtrain.runs.resume import MAY_CHANGE
 from jaxtrain.tools import commands, output, short
 

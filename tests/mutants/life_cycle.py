@@ -60,7 +60,7 @@ TESTS = {
         "tests/rl/test_replay.py",
         "tests/runs/test_launch.py",
     ),
-    "runs/signals.py": ("tests/faults/test_signals.py",),
+    "signals.py": ("tests/faults/test_signals.py",),
     "runs/init_from.py": ("tests/runs/test_init_from.py",),
     "loop/adopt.py": ("tests/loop/test_adopt.py",),
 }

@@ -12,14 +12,14 @@ from pathlib import Path
 
 import pytest
 
-from jaxtrain.runs import signals
+from jaxtrain import signals
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[1]
 
 
 def test_ctrl_c_where_there_is_nothing_to_save_is_no_traceback():
     program = (
-        "import time; from jaxtrain.runs import signals\n"
+        "import time; from jaxtrain import signals\n"
         "with signals.leaving(): print('ready', flush=True); time.sleep(60)"
     )
     with subprocess.Popen(

@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM as a note to read between chunks; the second one ends the process at once.
+"""Signals as a note to read at the next chance; the second one ends the process at once.
 
 In: signals to the main thread's process. Out: a list that the first one is in. Knows nothing of runs.
 """
@@ -10,7 +10,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Generator
+from collections.abc import Callable, Collection, Generator
 from contextlib import contextmanager
 from typing import Any
 
@@ -19,15 +19,25 @@ CAUGHT = (signal.SIGINT, signal.SIGTERM)
 
 
 @contextmanager
-def listening() -> Generator[list[int]]:
-    """Note the first of `CAUGHT` in the list; at the second leave with 128 + its number, at once.
+def listening(
+    numbers: Collection[int] = CAUGHT,
+    *,
+    what: str = "saving and leaving",
+    handle: Callable[[], None] = lambda: None,
+) -> Generator[list[int]]:
+    """Note the first of some signals in the list; at the second leave with 128 + its number, at once.
 
     Python calls handlers between two of its own instructions only, so not while a program compiles or
     runs. The number goes through a pipe, which the C handler writes, to a thread that can act at once.
     Outside of the main thread signals stay with whoever handles them.
+
+    Args:
+      numbers: which.
+      what: is done at the next chance, for the user.
+      handle: called between two instructions of the main thread, where it may raise.
     """
     caught: list[int] = []
-    if threading.current_thread() is not threading.main_thread():
+    if not numbers or threading.current_thread() is not threading.main_thread():
         yield caught
         return
     reading, writing = os.pipe()
@@ -40,23 +50,24 @@ def listening() -> Generator[list[int]]:
 
     def watch() -> None:
         while number := os.read(reading, 1):
-            if number[0] not in CAUGHT:
+            if number[0] not in numbers:
                 continue
             name = signal.Signals(number[0]).name
             if caught:
                 say("%s again: left at once; what was not saved yet is to be done again", name).join(0.1)
                 _leave(128 + number[0])
             caught.append(number[0])
-            say("%s: saving and leaving at the next chance; again to leave at once", name)
+            say("%s: %s at the next chance; again to leave at once", name, what)
         os.close(reading)
 
     def note(number: int, frame: Any) -> None:
-        """Nothing: `watch` has seen it. Without a handler of Python's the number would not be written."""
+        # `watch` has seen it. Without a handler of Python's the number would not be written.
+        handle()
 
     watcher = threading.Thread(target=watch, name="jaxtrain-signals", daemon=True)
     watcher.start()
     old_pipe = signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
-    old = {number: signal.signal(number, note) for number in CAUGHT}
+    old = {number: signal.signal(number, note) for number in numbers}
     try:
         yield caught
     finally:
@@ -65,6 +76,11 @@ def listening() -> Generator[list[int]]:
         signal.set_wakeup_fd(old_pipe)
         os.close(writing)
         watcher.join()
+
+
+def interrupts() -> tuple[int, ...]:
+    """SIGINT if nobody but Python handles it, which would raise `KeyboardInterrupt`; else nothing."""
+    return (signal.SIGINT,) if signal.getsignal(signal.SIGINT) is signal.default_int_handler else ()
 
 
 @contextmanager
