@@ -15,7 +15,9 @@ from contextlib import contextmanager
 from typing import Any
 
 _log = logging.getLogger("jaxtrain")
-CAUGHT = (signal.SIGINT, signal.SIGTERM)
+ENDING = (signal.SIGINT, signal.SIGTERM)  # of which the second ends the process
+CAUGHT = (*ENDING, signal.SIGHUP)  # by default
+MORE = {"USR1": signal.SIGUSR1, "USR2": signal.SIGUSR2}  # by which schedulers warn, where they are told to
 
 
 @contextmanager
@@ -25,39 +27,40 @@ def listening(
     what: str = "saving and leaving",
     handle: Callable[[], None] = lambda: None,
 ) -> Generator[list[int]]:
-    """Note the first of some signals in the list; at the second leave with 128 + its number, at once.
+    """Note the first of some signals in the list; at the second of `ENDING` leave with 128 + its number.
 
     Python calls handlers between two of its own instructions only, so not while a program compiles or
     runs. The number goes through a pipe, which the C handler writes, to a thread that can act at once.
-    Outside of the main thread signals stay with whoever handles them.
+    A handler that was there is called at the end, once for all signals that came. Outside of the main
+    thread signals stay with whoever handles them.
 
     Args:
-      numbers: which.
+      numbers: which; less SIGHUP where it is ignored, as under `nohup`.
       what: is done at the next chance, for the user.
       handle: called between two instructions of the main thread, where it may raise.
     """
     caught: list[int] = []
+    numbers = [number for number in numbers if _may_take(number)]
     if not numbers or threading.current_thread() is not threading.main_thread():
         yield caught
         return
     reading, writing = os.pipe()
     os.set_blocking(writing, False)
-
-    def say(*words: str) -> threading.Thread:
-        thread = threading.Thread(target=_log.warning, args=words, daemon=True)  # as it may block
-        thread.start()
-        return thread
+    came: list[int] = []
 
     def watch() -> None:
         while number := os.read(reading, 1):
             if number[0] not in numbers:
                 continue
+            came.append(number[0])
             name = signal.Signals(number[0]).name
-            if caught:
-                say("%s again: left at once; what was not saved yet is to be done again", name).join(0.1)
+            # A terminal that closes may send SIGHUP twice, and a service SIGTERM with it.
+            if number[0] in ENDING and sum(n in ENDING for n in came) > 1:
+                _say("%s again: left at once; what was not saved yet is to be done again", name).join(0.1)
                 _leave(128 + number[0])
-            caught.append(number[0])
-            say("%s: %s at the next chance; again to leave at once", name, what)
+            if not caught:
+                caught.append(number[0])
+                _say("%s: %s at the next chance; again to leave at once", name, what)
         os.close(reading)
 
     def note(number: int, frame: Any) -> None:
@@ -76,6 +79,22 @@ def listening(
         signal.set_wakeup_fd(old_pipe)
         os.close(writing)
         watcher.join()
+        for number in dict.fromkeys(came):
+            handler = old[number]
+            if callable(handler) and handler not in (signal.default_int_handler, _leave_by):
+                handler(number, None)
+
+
+def _may_take(number: int) -> bool:
+    """Whether a signal is not ignored on purpose, and its handler can be put back: one of C's cannot."""
+    handler = signal.getsignal(number)
+    return handler is not None and not (number == signal.SIGHUP and handler is signal.SIG_IGN)
+
+
+def _say(*words: str) -> threading.Thread:
+    thread = threading.Thread(target=_log.warning, args=words, daemon=True)  # as it may block
+    thread.start()
+    return thread
 
 
 def interrupts() -> tuple[int, ...]:
@@ -92,11 +111,15 @@ def leaving() -> Generator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    old = signal.signal(signal.SIGINT, lambda number, frame: _leave(128 + number))
+    old = signal.signal(signal.SIGINT, _leave_by)
     try:
         yield
     finally:
         signal.signal(signal.SIGINT, old)
+
+
+def _leave_by(number: int, frame: Any) -> None:
+    _leave(128 + number)
 
 
 def _leave(code: int) -> None:

@@ -17,22 +17,68 @@ from jaxtrain import signals
 ROOT = Path(__file__).parents[1]
 
 
-def test_ctrl_c_where_there_is_nothing_to_save_is_no_traceback():
-    program = (
-        "import time; from jaxtrain import signals\n"
-        "with signals.leaving(): print('ready', flush=True); time.sleep(60)"
-    )
-    with subprocess.Popen(
-        [sys.executable, "-c", program],
+def begun(program):
+    """A process of Python's that runs a program."""
+    return subprocess.Popen(
+        [sys.executable, "-c", f"import os, signal, time; from jaxtrain import signals\n{program}"],
         cwd=ROOT,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-    ) as begun:
-        assert begun.stdout.readline() == "ready\n"
-        begun.send_signal(signal.SIGINT)
-        assert begun.wait(30) == 130 and begun.stderr.read() == ""
+    )
+
+
+def test_ctrl_c_where_there_is_nothing_to_save_is_no_traceback():
+    with begun("with signals.leaving(): print('ready', flush=True); time.sleep(60)") as process:
+        assert process.stdout.readline() == "ready\n"
+        process.send_signal(signal.SIGINT)
+        assert process.wait(30) == 130 and process.stderr.read() == ""
+
+
+def test_only_a_second_sigint_or_sigterm_ends_the_process_however_often_a_terminal_hangs_up():
+    program = """
+def send(*numbers):
+    for number in numbers: os.kill(os.getpid(), number)
+with signals.listening((*signals.CAUGHT, signal.SIGUSR1)) as caught:
+    send(signal.SIGHUP, signal.SIGHUP, signal.SIGUSR1, signal.SIGTERM, signal.SIGUSR1)
+    while not caught: pass
+    print(caught, flush=True)
+    send(signal.SIGINT)
+    time.sleep(60)
+"""
+    with begun(program) as process:
+        out, err = process.communicate(timeout=30)
+    assert (process.returncode, out) == (130, "[1]\n")
+    assert err.splitlines() == [
+        "SIGHUP: saving and leaving at the next chance; again to leave at once",
+        "SIGINT again: left at once; what was not saved yet is to be done again",
+    ]
+
+
+def test_a_handler_that_was_there_is_called_afterwards_and_once():
+    seen = []
+    old = signal.signal(signal.SIGUSR1, lambda number, frame: seen.append((number, frame)))
+    try:
+        with signals.listening((signal.SIGUSR1,)) as caught:
+            for _ in range(2):
+                os.kill(os.getpid(), signal.SIGUSR1)
+            assert seen == []
+        assert (seen, caught) == ([(signal.SIGUSR1, None)], [signal.SIGUSR1])
+    finally:
+        signal.signal(signal.SIGUSR1, old)
+
+
+def test_a_hangup_that_is_ignored_stays_so():
+    """As under `nohup`."""
+    old = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with signals.listening() as caught:
+            assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+            os.kill(os.getpid(), signal.SIGHUP)
+        assert caught == []
+    finally:
+        signal.signal(signal.SIGHUP, old)
 
 
 @pytest.mark.parametrize("number", signals.CAUGHT)

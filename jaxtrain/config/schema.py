@@ -23,6 +23,7 @@ from jaxtrain.config.events import EventConfig
 from jaxtrain.config.field import Params, from_list, from_mapping
 from jaxtrain.config.registry import ALGORITHMS, SINKS, load_object
 from jaxtrain.errors import MISSING, ConfigError, Fault, Problem, nearest
+from jaxtrain.signals import MORE as SIGNALS
 
 AUTO, NONE = "auto", "none"  # of `best`: `BEST` if there are evaluations; no metric
 BEST = "evaluation/return_mean"
@@ -34,6 +35,17 @@ def _metric(value: Any) -> str:
     if not isinstance(value, str) or not value.strip():
         raise Fault(f"needs the name of a metric, {AUTO} or {NONE}")
     return value
+
+
+def _read_signals(value: Any) -> tuple[str, ...]:
+    words = value.split(",") if isinstance(value, str) else value
+    rule = f"needs a list of {', '.join(SIGNALS)}; INT, TERM and HUP save and leave anyway"
+    if not isinstance(words, list | tuple):
+        raise Fault(rule)
+    names = tuple(str(word).strip().upper().removeprefix("SIG") for word in words if word != "")
+    if not set(names) <= set(SIGNALS):
+        raise Fault(rule)
+    return tuple(dict.fromkeys(names))
 
 
 @field.config
@@ -62,6 +74,9 @@ class CheckpointConfig:
     best_mode: str = field.choice("max", ("max", "min"), help="whether more of it is better, or less")
     reaction_seconds: int = field.integer(
         10, low=1, help="within this a signal is answered, or after the update and evaluation under way"
+    )
+    signals: tuple[str, ...] = field.custom(
+        (), _read_signals, "NAME,NAME", help="that save and leave besides INT, TERM and HUP: USR1, USR2"
     )
 
 

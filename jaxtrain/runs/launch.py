@@ -231,8 +231,9 @@ def launch(
 
     The end is, bit for bit, that of `train(config, jax.random.key(seed))`; with several seeds, of
     `jax.vmap(train, (None, 0))(config, jax.random.split(jax.random.key(seed), num_seeds))`; however often
-    the run was killed and launched again. SIGINT and SIGTERM stop it with a checkpoint, within
-    `config.checkpoint.reaction_seconds`; a second one ends the process at once, with 128 + its number.
+    the run was killed and launched again. SIGINT, SIGTERM, SIGHUP and those of `config.checkpoint.signals`
+    stop it with a checkpoint, within `config.checkpoint.reaction_seconds`; a second SIGINT or SIGTERM ends
+    the process at once, with 128 + its number. A handler that was there is called afterwards.
 
     Args:
       directory: `config.yaml`, `run.json`, `checkpoints/` and what the sinks of `config.logging` leave.
@@ -267,8 +268,10 @@ def launch(
     asked = asked_seeds(seed, key, num_seeds, seeds)
     request = requested(init_from, take, start_from)
     with ExitStack() as stack:
+        more = (signals.MORE[name] for name in config.checkpoint.signals)
+        # Around all else: a handler that was there is called once the directory is free.
+        caught = stack.enter_context(signals.listening((*signals.CAUGHT, *more)))
         run = stack.enter_context(RunDirectory(directory))
-        caught = stack.enter_context(signals.listening())
         stack.enter_context(compilation_cache(cache, run.path))
         if run.holds_run and resume == "never":
             raise run.refuse("already holds a run; give another")

@@ -1,7 +1,7 @@
 """The command line: `jaxtrain train`, `resume`, `runs`, `evaluate`, `verify`, `plan` and `list`.
 
-In: arguments. Out: an exit code: 0, 2 for a request that cannot be met, 1 for a failure, 130 or 143
-for a run that SIGINT or SIGTERM stopped. What commands do is in `commands.py`.
+In: arguments. Out: an exit code: 0, 2 for a request that cannot be met, 1 for a failure, 128 + N for a run
+that signal N stopped. What commands do is in `commands.py`.
 """
 
 from __future__ import annotations
@@ -51,7 +51,8 @@ A FLOAT|SCHEDULE is a number, or moves with the env steps done; `over` unset is 
 
 exit codes: 0 done, 2 a request that cannot be met (nothing was run or changed), 1 a failure (a seed whose
 agent or rollout is not finite, a log or a checkpoint that could not be written, a damaged checkpoint that
-`verify` finds), 130 and 143 stopped by SIGINT and SIGTERM: saved, unless the second one came
+`verify` finds), 128 + N stopped by signal N and saved: 130 SIGINT, 143 SIGTERM, 129 SIGHUP, with
+--checkpoint.signals USR1,USR2 also 138 and 140; not saved if a second SIGINT or SIGTERM came
 """
 RESUMED = f"""\
 What may change:

@@ -42,6 +42,9 @@ def path(tmp_path_factory):
         (["evaluation.every="], {"evaluation_every": None}),
         (["logging.sinks=console,jsonlines"], {"sinks": ("console", "jsonlines")}),
         (["logging.sinks=[]"], {"sinks": ()}),
+        (["checkpoint.signals=usr1,SIGUSR2"], {"signals": ("USR1", "USR2")}),
+        (["checkpoint.signals=[USR2]"], {"signals": ("USR2",)}),
+        (["checkpoint.signals=[]"], {"signals": ()}),
         (
             ["logging.wandb.project=p", "logging.wandb.mode=offline"],
             {"wandb": {"project": "p", "mode": "offline"}},
@@ -62,6 +65,7 @@ def test_what_people_write_on_a_command_line_works(path, overrides, expected):
         "logging_every": config.logging.every,
         "evaluation_every": config.evaluation.every,
         "sinks": config.logging.sinks,
+        "signals": config.checkpoint.signals,
         "wandb": config.logging.wandb,
         "events_0": (event.every, event.params["scale"]["low"]),
         "env_params": config.env.params,

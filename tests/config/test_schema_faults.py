@@ -92,6 +92,10 @@ BAD = [
         "logging.sinks=jsonline",
         "logging.sinks = 'jsonline': 'jsonline' is no sink; the nearest known is 'jsonlines'",
     ),
+    (
+        "checkpoint.signals=KILL",
+        "checkpoint.signals = 'KILL': needs a list of USR1, USR2; INT, TERM and HUP save and leave anyway",
+    ),
     ("logging.sinks=[console, console]", "logging.sinks = ['console', 'console']: needs each sink once"),
     (
         "logging.tensorboard.seeds=each",

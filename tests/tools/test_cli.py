@@ -191,10 +191,11 @@ def test_an_experiment_goes_by_its_name_in_any_directory(tmp_path, capsys, monke
     assert "CartPole-v1" in capsys.readouterr().out and list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP, signal.SIGUSR1])
 def test_a_signal_ends_a_run_at_a_chunk_with_a_whole_log_and_its_exit_code(file, tmp_path, number):
     out = tmp_path / "out"
     long = ["--total-env-steps", "96_000_000", "--evaluation.every", "960_000"]
+    long += ["--checkpoint.signals", "SIGUSR1"]
     run = process("train", file, *long, "--out", str(out))
     log = out / "metrics.jsonl"
     while run.poll() is None and not (log.exists() and log.stat().st_size):
