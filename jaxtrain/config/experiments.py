@@ -8,6 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from jaxtrain.errors import MISSING, ConfigError, Problem, nearest
+from jaxtrain.paths import as_path
 
 
 def known() -> dict[str, Path]:
@@ -20,8 +21,9 @@ def known() -> dict[str, Path]:
 
 def find(name: str | Path) -> Path | None:
     """The file or directory at that path, or else the experiment of that name; None if there is neither."""
+    path = as_path("config", name)
     try:
-        return Path(name) if Path(name).exists() else known().get(str(name))
+        return path if path.exists() else known().get(str(name))
     except (OSError, ValueError):  # no path at all: too long, or with NUL
         return None
 

@@ -22,6 +22,7 @@ from jaxtrain.errors import MISSING, ConfigError, Problem
 from jaxtrain.loop import adopt
 from jaxtrain.loop.state import NON_FINITE
 from jaxtrain.loop.trainer import Trainer
+from jaxtrain.paths import as_path
 from jaxtrain.runs import checkpoint, manager, snapshot
 from jaxtrain.runs import directory as rundir
 from jaxtrain.runs.checkpoint import Damaged, Gone
@@ -46,10 +47,10 @@ class Request:
 
     def readings(self) -> list[tuple[Path, Which | None]]:
         """What the text may mean: a directory of the whole name, or a checkpoint of one."""
-        found: list[tuple[Path, Which | None]] = [(Path(self.text), None)]
+        found: list[tuple[Path, Which | None]] = [(as_path("init_from", self.text), None)]
         place, _, word = self.text.rpartition("@")
         which = _which(word)
-        return [*found, (Path(place), which)] if place and which is not None else found
+        return [*found, (as_path("init_from", place), which)] if place and which is not None else found
 
 
 @dataclass(frozen=True)
@@ -169,7 +170,7 @@ def _place(request: Request) -> tuple[Path, Which | None]:
         if path.is_dir():
             return path, which
     place, _, word = request.text.rpartition("@")
-    if place and Path(place).is_dir():
+    if place and as_path("init_from", place).is_dir():
         rule = f"{word!r} is no checkpoint of {place!r}: needs best, last or env steps"
         raise ConfigError([Problem("init_from", request.text, rule)])
     return readings[-1]

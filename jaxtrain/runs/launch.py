@@ -29,6 +29,7 @@ from jaxtrain.loop import callback
 from jaxtrain.loop.state import NON_FINITE, TrainState
 from jaxtrain.loop.train import Faults, Marks, Result, run_info, seeds_first
 from jaxtrain.loop.trainer import History, Trainer
+from jaxtrain.paths import as_path
 from jaxtrain.runs import directory as rundir
 from jaxtrain.runs import disk, manager
 from jaxtrain.runs.directory import RunDirectory
@@ -265,13 +266,13 @@ def launch(
         raise ConfigError([Problem("resume", resume, "needs one of auto, never, must")])
     more_sinks = checked("more_sinks", more_sinks)
     Trainer(config, events).timetable  # noqa: B018  says what cannot run, before a directory is made
-    asked = asked_seeds(seed, key, num_seeds, seeds)
+    asked, place = asked_seeds(seed, key, num_seeds, seeds), as_path("directory", directory)
     request = requested(init_from, take, start_from)
     with ExitStack() as stack:
         more = (signals.MORE[name] for name in config.checkpoint.signals)
         # Around all else: a handler that was there is called once the directory is free.
         caught = stack.enter_context(signals.listening((*signals.CAUGHT, *more)))
-        run = stack.enter_context(RunDirectory(directory))
+        run = stack.enter_context(RunDirectory(place))
         stack.enter_context(compilation_cache(cache, run.path))
         if run.holds_run and resume == "never":
             raise run.refuse("already holds a run; give another")

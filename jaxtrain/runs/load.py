@@ -23,6 +23,7 @@ from jaxtrain.events.event import Part
 from jaxtrain.loop.state import TrainState
 from jaxtrain.loop.train import Marks, seeds_first
 from jaxtrain.loop.trainer import History, Trainer
+from jaxtrain.paths import as_path
 from jaxtrain.runs import checkpoint, manager
 from jaxtrain.runs import directory as rundir
 from jaxtrain.runs.checkpoint import Damaged, Gone
@@ -170,7 +171,7 @@ def load(
     """
     loaded = open_run(directory, which, config=config, events=events)
     one = loaded if seed is None else one_seed(loaded, seed)
-    return Run(Path(directory), one, loaded.seeds.all)
+    return Run(as_path("directory", directory), one, loaded.seeds.all)
 
 
 def _log_of(directory: Path) -> list[dict[str, Any]]:
@@ -251,7 +252,7 @@ def open_run(
     events: Sequence[Part] = (),
 ) -> LoadedRun:
     """A checkpoint of a run, every byte checked; arguments and errors as in `load_policy`."""
-    place = Path(directory)
+    place = as_path("directory", directory)
     about, stored = rundir.read_about(place), config is None
     config = stored_config(place) if config is None else config
     try:
@@ -337,7 +338,7 @@ def verdicts(directory: str | Path) -> dict[Path, str | None]:
     Raises:
       ConfigError: no such run.
     """
-    place = Path(directory)
+    place = as_path("directory", directory)
     rundir.read_about(place)
     found: dict[Path, str | None] = {}
     for path in manager.found(rundir.inside(place, rundir.CHECKPOINTS)).values():
@@ -371,7 +372,8 @@ def replay(
         rule = f"a checkpoint has changed meanwhile ({error}); wait for the end of the run"
         raise ConfigError([Problem("replay", MISSING, rule)]) from None
     saved = open_run(directory, before["env_steps"], config=config, events=events)
-    with compilation_cache(True, Path(directory)):  # on a GPU, with the very kernels of the run
+    place = as_path("directory", directory)
+    with compilation_cache(True, place):  # on a GPU, with the very kernels of the run
         compiled = Programs(saved.trainer.config, events, saved.seeds.keys(), run=0)
     state, history = compiled.advance(saved.state, saved.history, after["update"] - before["update"])
     again = compiled.copy(state, history)()

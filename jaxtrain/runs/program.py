@@ -172,9 +172,9 @@ def _copy_missing(source: Path, target: Path) -> None:
 
 
 def _cache_directory() -> str | None:
-    place = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "jaxtrain" / "xla"
     try:
+        place = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "jaxtrain" / "xla"
         place.mkdir(parents=True, exist_ok=True)
-    except OSError:
-        return None  # a home that cannot be written is no reason not to train
+    except (OSError, RuntimeError):
+        return None  # no home, or one that cannot be written, is no reason not to train
     return str(place) if os.access(place, os.W_OK) else None

@@ -27,6 +27,7 @@ from jaxtrain.events.event import Part
 from jaxtrain.loop.fit import fit
 from jaxtrain.loop.state import TrainState
 from jaxtrain.loop.trainer import History, Trainer
+from jaxtrain.paths import as_path
 from jaxtrain.random import as_key
 from jaxtrain.runs import directory as rundir
 from jaxtrain.runs import disk, manager, snapshot
@@ -353,7 +354,7 @@ def start_run(
         seeds = dataclasses.replace(Seeds(0, None, 1), **asked)
         config = resolved(config)
     else:
-        place = Path(start_from)
+        place = as_path("start_from", start_from)
         stored, found = Seeds.of(rundir.read_about(place)), find(place)
         if found is None:
             raise ConfigError([Problem("start_from", str(place), "holds no checkpoint yet")])

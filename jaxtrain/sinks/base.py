@@ -7,6 +7,7 @@ NaN means "nothing to report": a value that is NaN for every seed is left out by
 
 from __future__ import annotations
 
+import codecs
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -32,6 +33,26 @@ class Closing:
 
     def __exit__(self, *error: object) -> None:
         self.close()
+
+
+_ASCII = {"×": "x", "±": "+-", "…": "..."}  # in the place of signs that an encoding lacks; of others a code
+REPLACING = "jaxtrain.replacing"  # for `errors` of a text file
+
+
+def _replace(error: UnicodeError) -> tuple[str | bytes, int]:
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    found = error.object[error.start : error.end]
+    return "".join(_ASCII.get(c) or c.encode("ascii", "backslashreplace").decode() for c in found), error.end
+
+
+codecs.register_error(REPLACING, _replace)
+
+
+def fitting(text: str, encoding: str | None) -> str:
+    """The text, with other signs for those that an encoding lacks."""
+    encoding = encoding or "utf-8"
+    return text.encode(encoding, REPLACING).decode(encoding)
 
 
 @contextmanager

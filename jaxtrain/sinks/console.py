@@ -15,7 +15,7 @@ from typing import Any, TextIO
 
 import numpy as np
 
-from jaxtrain.sinks.base import Closing, non_finite
+from jaxtrain.sinks.base import Closing, fitting, non_finite
 from jaxtrain.types import Record, RunInfo
 
 _SPEED_NOTE = "training only"  # neither compilation nor evaluation
@@ -87,12 +87,15 @@ class Console(Closing):
         self._print("  ".join(self._state.parts().values()))
 
     def _print(self, line: str) -> None:
-        print(line, file=self._file, flush=True)
+        print(self._fit(line), file=self._file, flush=True)
+
+    def _fit(self, text: str) -> str:
+        return fitting(text, getattr(self._file, "encoding", None))
 
     def _say(self, line: str) -> None:
         """A line that stays, above the live display where there is one."""
         if self._live is not None:
-            self._live.console.print(line, style="bold red", markup=False)
+            self._live.console.print(self._fit(line), style="bold red", markup=False)
         else:
             self._print(line)
 
@@ -112,11 +115,12 @@ class Console(Closing):
         from rich.table import Table
         from rich.text import Text
 
-        state, parts = self._state, self._state.parts()
+        state = self._state
+        parts = {key: self._fit(text) for key, text in state.parts().items()}
         bar = Table.grid(padding=(0, 1))
         bar.add_column(max_width=20, no_wrap=True)  # of a long name the bar's line still has to fit
         bar.add_row(
-            Text(state.name, "bold"),
+            Text(self._fit(state.name), "bold"),
             ProgressBar(state.total, min(state.done, state.total), width=30),
             Text(parts["percent"], "bold cyan"),
             Text(f"{_duration(time.monotonic() - state.begun)} elapsed", "dim"),

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from jaxtrain.paths import as_path
 from jaxtrain.sinks.base import Closing, naming, number, reported
 from jaxtrain.types import Record, RunInfo
 
@@ -34,7 +35,7 @@ class JsonLines(Closing):
     """
 
     def __init__(self, path: str | Path, *, check: Callable[[], object] = lambda: None) -> None:
-        self.path = Path(path)
+        self.path = as_path("path", path)
         self._check = check
 
     def open(self, run: RunInfo) -> None:

@@ -13,6 +13,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+from jaxtrain.paths import as_path
 from jaxtrain.sinks.base import Closing, Seeds, check_choice, curves, naming
 from jaxtrain.types import Record, RunInfo
 
@@ -39,7 +40,7 @@ class TensorBoard(Closing):
 
     def __init__(self, directory: str | Path, *, seeds: Seeds = "aggregate") -> None:
         check_choice("TensorBoard: seeds", seeds, ("aggregate", "separate"))
-        self.directory = Path(directory)
+        self.directory = as_path("directory", directory)
         self.seeds = seeds
         self._writers: list[tuple[Path, Any]] = []
         self._files: list[Path] = []

@@ -20,6 +20,7 @@ from typing import Any, Literal
 import numpy as np
 
 from jaxtrain.errors import MISSING, ConfigError, Problem, nearest
+from jaxtrain.paths import as_path
 from jaxtrain.sinks.base import Closing, Seeds, check_choice, curves
 from jaxtrain.types import Record, RunInfo
 
@@ -83,7 +84,7 @@ class Wandb(Closing):
             raise ConfigError(found)
         self.project, self.group, self.name = project, group, name
         self.mode, self.seeds = mode, seeds
-        self.directory = None if directory is None else Path(directory)
+        self.directory = None if directory is None else as_path("directory", directory)
         self.timeout_seconds, self.finish_seconds = float(timeout_seconds), float(finish_seconds)
         self.options = options
         self._runs: list[Any] = []

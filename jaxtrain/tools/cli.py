@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import io
 import logging
 import os
 import signal
 import sys
 import warnings
 from collections.abc import Generator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from jaxtrain.config import yaml as files
 from jaxtrain.config.registry import ALGORITHMS, EVENTS, SINKS, load_object
 from jaxtrain.errors import MISSING, ConfigError, ContractError, Problem, nearest
 from jaxtrain.runs.resume import MAY_CHANGE
+from jaxtrain.sinks.base import REPLACING
 from jaxtrain.tools import commands, output, short
 
 FILE = "a YAML file, or an experiment: jaxtrain list experiments"
@@ -70,12 +72,31 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if arguments and not arguments[0].startswith("-") and arguments[0] not in COMMANDS:
         print(f"jaxtrain: {arguments[0]}: no such command{nearest(arguments[0], COMMANDS)}", file=sys.stderr)
         return 2
-    with _messages(), signals.leaving(), modules.looking_in(_places(arguments)):
+    with _any_encoding(), _messages(), signals.leaving(), modules.looking_in(_places(arguments)):
         try:
             return _run(arguments)
         except BrokenPipeError:  # as in `jaxtrain list envs | head -3`
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return 128 + signal.SIGPIPE
+
+
+@contextmanager
+def _any_encoding() -> Generator[None]:
+    """Signs that the terminal's encoding lacks are replaced, instead of ending a command."""
+    files = [f for f in (sys.stdout, sys.stderr) if isinstance(f, io.TextIOWrapper)]
+    before = [f.errors for f in files]
+
+    def handle(file: io.TextIOWrapper, errors: str | None) -> None:
+        with suppress(OSError, ValueError):  # one that takes nothing any more, or is closed
+            file.reconfigure(errors=errors)
+
+    for file in files:
+        handle(file, REPLACING)
+    try:
+        yield
+    finally:
+        for file, errors in zip(files, before, strict=True):
+            handle(file, errors)
 
 
 class _Lines(logging.Handler):
@@ -334,8 +355,8 @@ def listing(what: str) -> str:
     table = ALGORITHMS if what == "algorithms" else EVENTS
     rows = []
     for name, place in sorted(table.items()):
-        doc = (load_object(place).__doc__ or "").strip().splitlines()[0]
-        rows.append(f"{name:<16} {doc}")
+        doc = (load_object(place).__doc__ or "").strip()  # none under `python -OO`
+        rows.append(f"{name:<16} {doc.partition(chr(10))[0]}".rstrip())
     own = "module:Class" if what == "algorithms" else "module:function"
     more = [f"{own:<16} one of your own, beside the config file, in the working directory, or installed"]
     if what == "algorithms":

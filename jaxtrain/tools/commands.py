@@ -9,7 +9,8 @@ import argparse
 import datetime
 import signal
 import time
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,39 +19,77 @@ import numpy as np
 from jaxtrain.config.number import whole, wholes
 from jaxtrain.config.schema import Config
 from jaxtrain.errors import MISSING, ConfigError, Problem
+from jaxtrain.paths import as_path
 from jaxtrain.runs import directory as rundir
 from jaxtrain.runs.manager import manifests, over_seeds
 from jaxtrain.runs.resume import stored_config
 from jaxtrain.tools import output, short
 
+RUNS = Path("runs")  # where runs go that are given no place
+
 
 def train(config: Config, options: argparse.Namespace) -> int:
     """Run a config in a directory; one that holds this run already goes on where it stopped."""
-    stamp = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
-    directory = Path(options.out or Path("runs") / f"{Path(options.file).stem}-{stamp}")
+    names = ("seed", "num_seeds", "resume", "init_from", "take")
+    given = {name: getattr(options, name) for name in names}
+    if options.num_seeds is not None:
+        given["num_seeds"] = short.repeats(whole("num_seeds", options.num_seeds, low=1))
+    given["cache"] = not options.no_cache
+    if not options.out:
+        with _new_directory(Path(options.file).stem) as directory:
+            return _launch(config, directory, **given)
+    directory = as_path("out", options.out)
     if directory.is_dir() and not any((directory / name).exists() for name in rundir.HELD):
         others = sorted(path.name for path in directory.iterdir() if path.name not in rundir.BEGUN)
         if others:
             some = ", ".join(others[:3]) + (" …" if len(others) > 3 else "")
             rule = f"holds no run, but {some}; give a new directory or an empty one"
             raise ConfigError([Problem(f"directory {options.out!r}", MISSING, rule)])
-    names = ("seed", "num_seeds", "resume", "init_from", "take")
-    given = {name: getattr(options, name) for name in names}
-    if options.num_seeds is not None:
-        given["num_seeds"] = short.repeats(whole("num_seeds", options.num_seeds, low=1))
-    return _launch(config, directory, cache=not options.no_cache, **given)
+    return _launch(config, directory, **given)
+
+
+@contextmanager
+def _new_directory(stem: str) -> Generator[Path]:
+    """A directory for a run, of this process's own; gone again if it stays empty."""
+    there = RUNS.is_dir()
+    place = _claimed(f"{stem}-{datetime.datetime.now():%Y%m%d-%H%M%S}")
+    try:
+        yield place
+    finally:
+        with suppress(OSError):  # something is in it
+            place.rmdir()
+            if not there:
+                RUNS.rmdir()
+
+
+def _claimed(name: str) -> Path:
+    """A new directory of that name, or with the first number behind it that no other process has taken."""
+    place, number = RUNS / name, 1
+    while True:
+        try:
+            place.mkdir(parents=True)
+        except FileExistsError:
+            number += 1
+            place = RUNS / f"{name}-{number}"
+            continue
+        except OSError:
+            pass  # `launch` says why
+        return place
 
 
 def resume(overrides: list[str], options: argparse.Namespace) -> int:
     """Go on with a run, or with some of its seeds in another directory."""
-    source = Path(options.directory)
+    source = as_path("directory", options.directory)
     about = rundir.read_about(source)  # says so if there is none
     config = short.longer(stored_config(source, overrides), stored_config(source))
     if (options.seeds is None) != (options.out is None):
         rule = "--seeds and --out go together: a run of fewer seeds has a directory and a log of its own"
         raise ConfigError([Problem("resume", MISSING, rule)])
     if options.out is not None:
-        place, seeds = Path(options.out), short.seeds(wholes("seeds", options.seeds), about["num_seeds"])
+        place, seeds = (
+            as_path("out", options.out),
+            short.seeds(wholes("seeds", options.seeds), about["num_seeds"]),
+        )
         return _launch(config, place, cache=not options.no_cache, start_from=source, seeds=seeds)
     return _launch(config, source, cache=not options.no_cache, resume="must")
 
@@ -84,9 +123,10 @@ def runs(options: argparse.Namespace) -> int:
     """A line for every run below a directory."""
     from jaxtrain.runs.index import rows
 
-    if options.root != "runs" and not Path(options.root).is_dir():  # its default need not exist yet
-        raise ConfigError([Problem(f"directory {options.root!r}", MISSING, "there is no such directory")])
-    found = rows(options.root)
+    root = as_path("directory", options.root)
+    if options.root != "runs" and not root.is_dir():  # its default need not exist yet
+        raise ConfigError([Problem(f"directory {str(root)!r}", MISSING, "there is no such directory")])
+    found = rows(root)
     if not found:
         print(f"no runs in {options.root}")
         return 0
@@ -141,14 +181,14 @@ def verify(options: argparse.Namespace) -> int:
     from jaxtrain.runs.load import replay, verdicts
 
     found: Mapping[Path, str | None] = verdicts(options.directory)
-    said = manifests(Path(options.directory) / rundir.CHECKPOINTS)
+    said = manifests(as_path("directory", options.directory) / rundir.CHECKPOINTS)
     for path, problem in found.items():
         manifest = said.get(int(path.name))  # none of one that the run has deleted since
         if problem is not None or manifest is not None:
             print(f"{path.name}  {problem or _about(manifest or {})}")
     if not found:
         print("no checkpoint yet")
-    for path in sorted((Path(options.directory) / rundir.CHECKPOINTS).glob("*.set-aside*")):
+    for path in sorted((as_path("directory", options.directory) / rundir.CHECKPOINTS).glob("*.set-aside*")):
         print(f"{path.name}  was found damaged when the run went on; nothing reads it")
     bad = not found or any(problem is not None for problem in found.values())
     if options.replay:

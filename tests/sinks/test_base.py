@@ -9,7 +9,7 @@ import pytest
 
 from jaxtrain import ConfigError
 from jaxtrain.sinks import Console, Memory
-from jaxtrain.sinks.base import checked, curves
+from jaxtrain.sinks.base import checked, curves, fitting
 from jaxtrain.types import Record
 
 
@@ -45,3 +45,9 @@ def test_what_is_no_list_of_sinks_is_named_by_its_place(given, line):
         checked("sinks", given)
     sinks = [Memory(), Console()]
     assert checked("sinks", tuple(sinks)) == sinks
+
+
+def test_what_an_encoding_has_stays_and_of_the_rest_something_can_be_read():
+    assert fitting("1 ± 2 × 3 …", "utf-8") == fitting("1 ± 2 × 3 …", None) == "1 ± 2 × 3 …"
+    assert fitting("1 ± 2 × 3 … é", "ascii") == r"1 +- 2 x 3 ... \xe9"
+    assert fitting("1 ± 2 × 3 … é", "latin-1") == "1 ± 2 × 3 ... é"

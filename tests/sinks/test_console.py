@@ -47,6 +47,15 @@ def test_console_shows_mean_and_spread_over_the_seeds_that_have_a_return():
     assert last.endswith("return 2.000 ± 1.000  evaluation 110.0 ± 14.1")
 
 
+def test_a_file_that_takes_ascii_alone_is_given_other_signs():
+    out = io.BytesIO()
+    sink = sinks.Console(file=io.TextIOWrapper(out, encoding="ascii", write_through=True))
+    records = [record("metrics", 10, env_steps=10_000, rollout__return_mean=[1.0, 3.0])]
+    put(sink, *records, num_seeds=2, total=10_000)
+    first, *_, last = out.getvalue().decode("ascii").splitlines()
+    assert "10,000 env steps x 2 seeds" in first and "return 2.000 +- 1.000" in last
+
+
 def test_console_keeps_to_one_line_in_five_seconds_whatever_the_run_does():
     lines = console(*[record(update=u, env_steps=u, loss=1.0) for u in range(1, 101)], total=100)
     assert len(lines) == 1 + 20 + 1

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import os
 import signal
@@ -22,7 +24,7 @@ ROOT = Path(__file__).parents[2]
 def process(*arguments, before=""):
     """A real process; `before` is a shell command that sets its limits."""
     return subprocess.Popen(
-        ["bash", "-c", f'{before}\nexec "$0" "$@"', sys.executable, "-m", "jaxtrain.tools.cli", *arguments],
+        ["bash", "-c", f'{before}\nexec "$0" "$@"', sys.executable, "-m", "jaxtrain", *arguments],
         cwd=ROOT,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         stdout=subprocess.PIPE,
@@ -127,9 +129,34 @@ def test_a_run_to_begin_from_reaches_launch(file, tmp_path, monkeypatch, argumen
     assert asked == [given]
 
 
-def test_the_plan_names_each_event_with_its_env_steps_and_the_memory(file, capsys):
-    assert main(["plan", file]) == 0
-    text = capsys.readouterr().out
+def shown_in_ascii(*words):
+    """What a command shows on a terminal that knows ASCII alone."""
+    shown = io.BytesIO()
+    terminal = io.TextIOWrapper(shown, encoding="ascii", write_through=True)
+    with contextlib.redirect_stdout(terminal), contextlib.suppress(SystemExit):
+        assert main(words) == 0
+    assert terminal.errors == "strict"  # as it was
+    return shown.getvalue().decode("ascii")
+
+
+@pytest.mark.parametrize("words", [["train", "--help"], ["plan", "--help"], ["list", "algorithms"]])
+def test_a_terminal_that_knows_ascii_alone_is_shown_other_signs(words):
+    assert "--field.name" in shown_in_ascii(*words) or words[0] == "list"
+
+
+def test_without_docstrings_what_there_is_to_name_is_listed():
+    done = subprocess.run(
+        [sys.executable, "-OO", "-m", "jaxtrain", "list", "events"],
+        env={**os.environ, "PYTHONPATH": str(ROOT), "PYTHONIOENCODING": "ascii"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0 and "randomize" in done.stdout, done.stderr
+
+
+def test_the_plan_names_each_event_with_its_env_steps_and_the_memory(file):
+    text = shown_in_ascii("plan", file, "--logging.every", "32")
+    assert "32 64 96 ... 352 384" in text
     assert "12 of 32 env steps" in text
     assert "96 192 288 384" in text
     assert "a seed" in text

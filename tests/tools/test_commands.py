@@ -95,3 +95,17 @@ def test_a_part_of_the_seeds_needs_a_directory_of_its_own(tmp_path, file):
         with pytest.raises(ConfigError, match="--seeds and --out go together"):
             commands.resume([], options)
     assert not (tmp_path / "some").exists() and len([*run.iterdir()]) == 2
+
+
+def test_runs_that_begin_in_the_same_second_have_a_directory_each_and_an_empty_one_goes(
+    tmp_path, monkeypatch, file, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    with commands._new_directory("a") as one, commands._new_directory("a") as two:
+        assert one != two and one.is_dir() and two.is_dir()
+        (two / "mine").write_text("")
+    assert [*(tmp_path / "runs").iterdir()] == [tmp_path / two]
+    before = sorted(tmp_path.rglob("*"))
+    assert main(["train", file, "--seed", "none"]) == 2 and "seed = 'none'" in capsys.readouterr().err
+    assert sorted(tmp_path.rglob("*")) == before
+    assert [commands._claimed("b").name for _ in range(3)] == ["b", "b-2", "b-3"]
