@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import pickle
 from collections.abc import Iterable
 from pathlib import Path
 from types import TracebackType
@@ -26,6 +27,30 @@ class Problem(NamedTuple):
         shown = "" if self.value is MISSING else f" = {self.value!r}"
         return " ".join(line.strip() for line in f"{self.path}{shown}: {self.rule}".splitlines())
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """As another process gets it: a value that is not the same there as its text, none as none."""
+        value = () if self.value is MISSING else (_sendable(self.value),)
+        return _problem, (self.path, self.rule, *value)
+
+
+def _problem(path: str, rule: str, value: Any = MISSING) -> Problem:
+    return Problem(path, value, rule)
+
+
+class _Text(str):
+    """What stands for a value, shown as it is."""
+
+    def __repr__(self) -> str:
+        return str(self)
+
+
+def _sendable(value: Any) -> Any:
+    try:
+        same = repr(pickle.loads(pickle.dumps(value))) == repr(value)
+    except Exception:  # whatever an object of the user's does
+        same = False
+    return value if same else _Text(repr(value))
+
 
 class Named(str):
     """What an object is called, shown as it is."""
@@ -44,7 +69,10 @@ class ConfigError(ValueError):
 
     def __init__(self, problems: Iterable[Problem]) -> None:
         self.problems = tuple(problems)
-        super().__init__("\n".join(map(str, self.problems)))
+        super().__init__(self.problems)  # what it is made of again in another process
+
+    def __str__(self) -> str:
+        return "\n".join(map(str, self.problems))
 
     def under(self, path: str) -> list[Problem]:
         """The same faults, seen from one level further up."""

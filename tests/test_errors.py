@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 import re
 
+import jax.numpy as jnp
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jaxtrain.errors import MISSING, ConfigError, Problem, nearest, raised
+from jaxtrain import PPO
+from jaxtrain.errors import MISSING, ConfigError, ContractError, Fault, Problem, nearest, raised
+from jaxtrain.loop.train import Interrupted
+from jaxtrain.runs.checkpoint import Damaged
+from jaxtrain.runs.snapshot import Mismatch
 
 
 def test_under_puts_a_path_before_every_fault():
@@ -53,3 +60,26 @@ def test_what_other_code_raised_is_one_line_with_its_innermost_frames_first():
     frame = r"test_errors\.py:\d+ in deep"
     assert re.fullmatch(rf"RuntimeError: two \({', '.join([frame] * 4)}\)", raised(caught.value))
     assert raised(ValueError()) == "ValueError"
+
+
+WAYS = [copy.copy, copy.deepcopy, *(lambda x, p=p: pickle.loads(pickle.dumps(x, p)) for p in (0, 2, 5))]
+VALUES = [MISSING, None, "text", 3.5, (1, "a"), jnp.ones(2), lambda: 0, object(), PPO()]
+
+
+@pytest.mark.parametrize("value", VALUES, ids=[type(value).__name__ for value in VALUES])
+@pytest.mark.parametrize("way", WAYS)
+def test_an_error_says_the_same_in_another_process(way, value):
+    error = ConfigError([Problem("a.b", value, "needs 2"), Problem("c", MISSING, "is missing")])
+    error.add_note("a note")
+    again = way(error)
+    assert (type(again), str(again), again.__notes__) == (ConfigError, str(error), ["a note"])
+    assert [p.path for p in again.under("x")] == ["x.a.b", "x.c"] and again.problems[1].value is MISSING
+    assert str(way(error.problems[0])) == str(error.problems[0])
+    assert way(Problem("a", 3, "needs 2")) == Problem("a", 3, "needs 2")
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("kind", [ContractError, Fault, Damaged, Mismatch])
+def test_each_error_of_the_library_goes_to_another_process(way, kind):
+    assert str(way(kind("why"))) == "why" and type(way(kind("why"))) is kind
+    assert way(Interrupted(None)).result is None

@@ -23,7 +23,7 @@ import numpy as np
 from jax.core import Tracer
 
 from jaxtrain.config import rate as rates
-from jaxtrain.config.number import as_float, as_number, is_array
+from jaxtrain.config.number import as_float, as_number, is_array, same
 from jaxtrain.config.rate import RateSchedule
 from jaxtrain.errors import MISSING, ConfigError, Fault, Problem, nearest
 
@@ -328,7 +328,14 @@ def config(cls: type[T]) -> type[T]:
         if problems:
             raise ConfigError(problems)
 
+    def equal(self: Any, other: object) -> bool:
+        if type(other) is not type(self):
+            return NotImplemented
+        return all(same(getattr(self, f.name), getattr(other, f.name)) for f in dataclasses.fields(self))
+
     cls.__post_init__ = check  # type: ignore[attr-defined]
+    if "__eq__" not in vars(cls):
+        cls.__eq__ = equal  # that of a dataclass asks an array whether it is true
     made = dataclass(frozen=True, kw_only=True)(cls)
     init = made.__init__
 
@@ -391,6 +398,11 @@ class Params(Mapping[str, Any]):
 
     def __len__(self) -> int:
         return len(self._values)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Mapping):
+            return NotImplemented
+        return self.keys() == other.keys() and all(same(x, other[name]) for name, x in self.items())
 
     def __hash__(self) -> int:
         return hash(frozenset(self._values.items()))

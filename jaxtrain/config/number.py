@@ -48,6 +48,19 @@ def as_float(value: Any) -> float | None:
         return None
 
 
+def same(a: Any, b: Any) -> bool:
+    """Whether two values of a field are equal: arrays of one shape by their entries, tracers by identity."""
+    if a is b:
+        return True
+    if isinstance(a, tuple) and isinstance(b, tuple):
+        return len(a) == len(b) and all(map(same, a, b))
+    if not (is_array(a) or is_array(b)):
+        return bool(a == b)
+    if isinstance(a, Tracer) or isinstance(b, Tracer) or a is None or b is None:
+        return False
+    return np.shape(a) == np.shape(b) and bool(np.all(a == b))
+
+
 def whole(name: str, value: Any, *, low: int = 0) -> int:
     """An argument that is an int, Python's or NumPy's, from `low` to 2^32 - 1: a seed, or with 1 a count.
 

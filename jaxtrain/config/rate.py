@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
-from jaxtrain.config.number import as_float, as_number, is_array
+from jaxtrain.config.number import as_float, as_number, is_array, same
 from jaxtrain.config.registry import load_object
 from jaxtrain.errors import MISSING, ConfigError, Fault, Problem, nearest
 
@@ -84,6 +84,11 @@ class RateSchedule:
     warmup: int = 0
     at: tuple[int, ...] = ()
     function: Callable[[jax.Array], Any] | None = None
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, RateSchedule):
+            return NotImplemented
+        return all(same(getattr(self, f.name), getattr(other, f.name)) for f in dataclasses.fields(self))
 
     @property
     def names(self) -> tuple[str, ...]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import threading
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -127,6 +128,11 @@ class Programs:
 _TUNED = "xla_gpu_per_fusion_autotune_cache_dir"
 
 
+_turn = threading.Lock()
+_wanted: list[bool] = []  # by each launch under way, in any thread
+_found: tuple[bool, str | None] = (False, None)  # JAX's setting before the first of them
+
+
 @contextmanager
 def compilation_cache(wanted: bool, run: Path) -> Generator[None]:
     """Keep what compiles in the user's cache directory, unless JAX has been told of another.
@@ -135,23 +141,39 @@ def compilation_cache(wanted: bool, run: Path) -> Generator[None]:
     a GPU a compilation chooses kernels by timing them, and two of them may choose differently, which moves
     bits. So what was chosen stays with the run, and holds for whatever machine it goes on on.
 
+    JAX has one setting for all threads: nothing is kept while one of several launches wants that, and the
+    last of them leaves the setting as the first found it.
+
     Args:
       run: the run's directory.
     """
-    config: Any = jax.config
-    enabled, old = config.jax_enable_compilation_cache, config.jax_compilation_cache_dir
-    place = old or _cache_directory() if wanted else old
-    config.update("jax_enable_compilation_cache", wanted and enabled)
-    config.update("jax_compilation_cache_dir", place)
-    reset_cache()  # else it stays as it was at this process's first compilation
-    if wanted and enabled and place is not None:
-        _copy_missing(run / "autotune", Path(place) / _TUNED)
+    place = _set_cache(lambda: _wanted.append(wanted))
     try:
+        if place is not None:
+            _copy_missing(run / "autotune", Path(place) / _TUNED)
         yield
     finally:
-        config.update("jax_enable_compilation_cache", enabled)
-        config.update("jax_compilation_cache_dir", old)
-        reset_cache()
+        _set_cache(lambda: _wanted.remove(wanted))
+
+
+def _set_cache(change: Callable[[], None]) -> str | None:
+    """Set JAX's cache as all launches want it, after a change of those; the directory in use, if any."""
+    global _found
+    config: Any = jax.config
+    with _turn:
+        before = config.jax_enable_compilation_cache, config.jax_compilation_cache_dir
+        first = not _wanted
+        _found = before if first else _found
+        change()
+        enabled, place = _found
+        if _wanted:
+            enabled = enabled and all(_wanted)
+            place = place or _cache_directory() if enabled else place
+        if first or (enabled, place) != before:
+            config.update("jax_enable_compilation_cache", enabled)
+            config.update("jax_compilation_cache_dir", place)
+            reset_cache()  # else it stays as it was at this process's first compilation
+        return place if enabled else None
 
 
 def keep_tuning(run: Path) -> None:

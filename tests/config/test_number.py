@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jaxtrain import ConfigError
-from jaxtrain.config.number import as_float, as_int, as_number, is_array, whole, wholes
+from jaxtrain.config.number import as_float, as_int, as_number, is_array, same, whole, wholes
 
 
 @pytest.mark.parametrize(
@@ -90,3 +92,20 @@ def test_a_count_is_one_at_least():
 
 def test_an_int_may_have_any_size():
     assert as_int(np.int64(2**62)) == 2**62 and as_int(10**30) == 10**30 and as_int(True) is None
+
+
+def test_values_are_the_same_if_all_their_entries_are():
+    one, many = jnp.float32(0.5), np.array([0.5, 0.25])
+    for a in (0.5, "x", None, one, many, (one, many), ((many,), 1)):
+        assert same(a, copy.deepcopy(a))
+    assert same(one, 0.5) and same((0.5, many), (one, many.copy()))
+    for a, b in (
+        (one, 0.25),
+        (many, one),
+        (many, many[::-1]),
+        (many, None),
+        ((one,), (one, one)),
+        (many, "x"),
+    ):
+        assert not same(a, b) and not same(b, a)
+    assert jax.eval_shape(lambda x: jnp.array([same(x, x), same(x, 0.5)]), one).shape == (2,)

@@ -229,3 +229,23 @@ def test_a_tree_of_axes_keeps_the_leaves_of_free_form_parameters():
     config = Config(env={"params": {"gravity": 9.8}})
     axes = jax.tree.map(lambda _: 0, config)
     assert jax.tree.structure(axes) == jax.tree.structure(config)
+
+
+def test_two_configs_with_arrays_of_rates_are_equal_or_not():
+    def made(rate, gain, at=1e-3):
+        cosine = {"schedule": "linear", "from": at, "to": 0.0}
+        algorithm = PPO(learning_rate=rate, entropy_coef=cosine)
+        return Config(env=EnvConfig(id=Walk(), params={"scale": gain}), algorithm=algorithm)
+
+    rates, gains = jnp.array([1e-3, 1e-2]), np.array([0.5, 0.25], np.float32)
+    config = made(rates, gains, rates)
+    assert config == made(jnp.array([1e-3, 1e-2]), gains.copy(), rates + 0) and config == config
+    others = [
+        made(rates, gains),
+        made(rates, gains[::-1], rates),
+        made(rates[:1], gains, rates),
+        made(1e-3, 0.5),
+    ]
+    assert all(config != other and other != config for other in others)
+    assert made(1e-3, 0.5) == made(1e-3, 0.5) and hash(made(1e-3, 0.5)) == hash(made(1e-3, 0.5))
+    assert config != "a config" and config.algorithm != config.env

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import math
 import time
@@ -17,7 +18,7 @@ from jaxtrain.config import field
 from jaxtrain.loop.trainer import Trainer
 from jaxtrain.runs import checkpoint, manager, snapshot, transfer
 from jaxtrain.runs.launch import launch
-from jaxtrain.runs.program import Programs
+from jaxtrain.runs.program import Programs, compilation_cache
 from jaxtrain.runs.transfer import Transfer
 from jaxtrain.tree import InPlace, in_place
 from jaxtrain.types import Algorithm
@@ -176,3 +177,28 @@ def test_stalls_have_the_time_of_the_transfer_which_begins_when_no_save_is_under
     ending = launch(config(), tmp_path / "run", num_seeds=3, cache=False)
     assert len(ending.stalls) == 4
     assert min(ending.stalls) >= 0.1
+
+
+def setting():
+    return jax.config.jax_enable_compilation_cache, jax.config.jax_compilation_cache_dir
+
+
+def test_launches_in_two_threads_leave_the_compilation_cache_as_it_was(tmp_path, monkeypatch):
+    """In each order of their ends, and nothing is kept while one of them wants that."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    jax.config.update("jax_enable_compilation_cache", True)
+    before = setting()
+    try:
+        for wishes in itertools.product((True, False), repeat=2):
+            for last_first in (True, False):
+                one, two = (compilation_cache(wish, tmp_path) for wish in wishes)
+                place = str(tmp_path / "jaxtrain" / "xla")
+                one.__enter__()
+                assert setting() == ((True, place) if wishes[0] else (False, None))
+                two.__enter__()
+                assert setting() == ((True, place) if all(wishes) else (False, None))
+                for context in (two, one) if last_first else (one, two):
+                    context.__exit__(None, None, None)
+                assert setting() == before
+    finally:
+        jax.config.update("jax_enable_compilation_cache", False)
