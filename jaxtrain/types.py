@@ -297,7 +297,7 @@ class Record:
     name: str  # the event's
     update: int  # updates done
     env_steps: int  # exact, whatever its size
-    values: Mapping[str, np.ndarray]  # [S] or [S, ...]; S = 1 for a single run
+    values: Mapping[str, np.ndarray]  # [S] or [S, ...]; S = 1 for a single run; read-only
     # What depends on the clock: unix seconds since 1970, elapsed_seconds since the first update
     # began, env_steps_per_second (summed over seeds; without compilation and evaluation).
     time: Mapping[str, float] = field(default_factory=dict)

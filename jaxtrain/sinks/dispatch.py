@@ -166,13 +166,19 @@ class Dispatcher:
         clocks = {"unix_seconds": time.time(), "elapsed_seconds": self._earlier + now - (self._begun or now)}
         if self._speed is not None:
             clocks["env_steps_per_second"] = self._speed
-        # A copy: the program may use the memory again once this call returns.
-        arrays = {key: np.array(value) if seeds else np.array(value)[None] for key, value in values.items()}
-        record = Record(name, update, self._env_steps(update), arrays, clocks, self.records)
+        arrays = {key: _own(value if seeds else np.asarray(value)[None]) for key, value in values.items()}
+        env_steps, index = self._env_steps(update), self.records
         self.records += 1
-        for worker in self._workers:
-            worker.give(record)
+        for worker in self._workers:  # each has dicts of its own, which it may change
+            worker.give(Record(name, update, env_steps, dict(arrays), dict(clocks), index))
         self._mark = (update, time.perf_counter())
 
     def _env_steps(self, updates: int) -> int:
         return updates * self._info.env_steps_per_update
+
+
+def _own(value: Any) -> np.ndarray:
+    """A copy, as the program may use the memory again, that no sink can change under the others' hands."""
+    array = np.array(value)
+    array.flags.writeable = False
+    return array

@@ -6,6 +6,7 @@ import threading
 from functools import partial
 from typing import Any
 
+import numpy as np
 import pytest
 
 from jaxtrain.sinks import Memory, dispatch, worker
@@ -109,3 +110,33 @@ def test_a_sink_that_the_run_needs_and_that_hangs_for_good_is_an_error_that_name
     slow.go.set()
     with pytest.warns(RuntimeWarning, match="sink Slow"):
         door.finish()
+
+
+class Spoiling(Memory):
+    """Changes whatever of a record can be changed."""
+
+    refused = 0
+
+    def write(self, record):
+        for value in record.values.values():
+            try:
+                value += 1
+            except ValueError:
+                self.refused += 1
+        record.values.clear()
+        record.time.clear()
+        super().write(record)
+
+
+@pytest.mark.parametrize("seeds", [True, False])
+def test_a_sink_that_changes_its_record_changes_no_other_sinks(seeds):
+    spoiling, memory = Spoiling(), Memory()
+    dispatcher = Dispatcher([spoiling, memory], INFO)
+    given = np.arange(2.0) if seeds else np.float64(1.0)
+    dispatcher.on_start(0, num_seeds=2 if seeds else 1)
+    dispatcher.on_record(1, {"loss": given}, name="metrics", seeds=seeds)
+    given += 5  # as the program may do with its memory
+    assert dispatcher.finish() == [] and spoiling.refused == 1
+    (record,) = memory.records
+    np.testing.assert_array_equal(record.values["loss"], np.arange(2.0) if seeds else [1.0])
+    assert record.time and record.index == spoiling.records[0].index == 0
