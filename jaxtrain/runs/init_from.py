@@ -27,7 +27,7 @@ from jaxtrain.runs import checkpoint, manager, snapshot
 from jaxtrain.runs import directory as rundir
 from jaxtrain.runs.checkpoint import Damaged, Gone
 from jaxtrain.runs.load import Which, choose
-from jaxtrain.runs.resume import Seeds
+from jaxtrain.runs.seeds import Seeds
 from jaxtrain.tree import InPlace, inexact
 from jaxtrain.types import Box, Dict, EnvSpec, PyTree, Space
 

@@ -46,7 +46,8 @@ from jaxtrain.runs.init_from import (
 )
 from jaxtrain.runs.manager import best_metric, check_metric, due, minutes
 from jaxtrain.runs.program import Programs, compilation_cache, keep_tuning
-from jaxtrain.runs.resume import RunPlan, asked_seeds, restored, resume_run, rewind, shapes, start_run
+from jaxtrain.runs.resume import RunPlan, restored, resume_run, rewind, shapes, start_run
+from jaxtrain.runs.seeds import asked_seeds
 from jaxtrain.sinks.base import checked
 from jaxtrain.sinks.dispatch import Dispatcher
 from jaxtrain.types import Key, Sink
@@ -244,7 +245,7 @@ def launch(
       seeds: of a run of `num_seeds`, only these. Those of another run's checkpoint need `start_from`.
       resume: "auto"; "never" refuses a directory that holds a run; "must" refuses one that holds none.
       start_from: a directory of a run, whose newest checkpoint a new run begins from: the same run, of which
-        some seeds go on.
+        some seeds go on. Of a run that is there already it has to be where that began.
       init_from: `RUN`, `RUN@best`, `RUN@last` or `RUN@ENV_STEPS`: a checkpoint of another run, from which a
         new one begins, whose clock is 0 and whose rates are its own; without @ the best, or else the last.
         Seeds begin from those of the other run in order, or all from its only one.
@@ -278,7 +279,7 @@ def launch(
             raise run.refuse("already holds a run; give another")
         if not run.holds_run and resume == "must":
             raise run.refuse("holds no run to resume")
-        run_plan = resume_run(run.path, config, events, asked) if run.holds_run else None
+        run_plan = resume_run(run.path, config, events, asked, start_from) if run.holds_run else None
         if run_plan is None:
             run_plan = start_run(config, events, asked, start_from)
             source = None if request is None else open_source(request)
@@ -300,8 +301,8 @@ def _source_again(run: RunDirectory, run_plan: RunPlan, request: Request | None)
 def _beginning_from(source: Source, run_plan: RunPlan, events: Sequence[Part]) -> RunPlan:
     """A run that has not begun, with what it takes of another."""
     taken, sentence = take_from(source, Trainer(run_plan.config, events), run_plan.seeds)
-    about, notes = {**run_plan.about, "init_from": source.record}, [*run_plan.notes, sentence]
-    return replace(run_plan, about=about, notes=notes, taken=taken)
+    about, news = {**run_plan.about, "init_from": source.record}, [*run_plan.news, sentence]
+    return replace(run_plan, about=about, news=news, taken=taken)
 
 
 def _run(
@@ -471,6 +472,8 @@ def _settle(run: RunDirectory, run_plan: RunPlan) -> dict[str, Any]:
         _warn(sentence)
     for note in run_plan.notes:
         _log.warning("%s", note)
+    for sentence in run_plan.news:
+        _log.info("%s", sentence)
     return before
 
 

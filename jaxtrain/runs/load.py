@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -24,12 +24,13 @@ from jaxtrain.loop.state import TrainState
 from jaxtrain.loop.train import Marks, seeds_first
 from jaxtrain.loop.trainer import History, Trainer
 from jaxtrain.paths import as_path
-from jaxtrain.runs import checkpoint, manager
+from jaxtrain.runs import checkpoint, manager, snapshot
 from jaxtrain.runs import directory as rundir
 from jaxtrain.runs.checkpoint import Damaged, Gone
 from jaxtrain.runs.manager import best_metric
 from jaxtrain.runs.program import Programs, compilation_cache
-from jaxtrain.runs.resume import RunPlan, Seeds, differences, not_read_back, restored, stored_config
+from jaxtrain.runs.resume import RunPlan, differences, not_read_back, restored, stored_config
+from jaxtrain.runs.seeds import Seeds
 from jaxtrain.types import PyTree
 
 Which = Literal["best", "last"] | int
@@ -169,9 +170,9 @@ def load(
     Raises:
       ConfigError: no such run, checkpoint or seed, or one that is damaged; names it.
     """
-    loaded = open_run(directory, which, config=config, events=events)
-    one = loaded if seed is None else one_seed(loaded, seed)
-    return Run(as_path("directory", directory), one, loaded.seeds.all)
+    place, one = as_path("directory", directory), seed is not None
+    loaded = open_run(place, which, config=config, events=events, one=one, seed=seed)
+    return Run(place, loaded, Seeds.of(rundir.read_about(place)).all)
 
 
 def _log_of(directory: Path) -> list[dict[str, Any]]:
@@ -211,7 +212,7 @@ def load_policy(
     Raises:
       ConfigError: no such run, checkpoint or seed, or one that is damaged; names it.
     """
-    return LoadedPolicy(one_seed(open_run(directory, which, config=config, events=events), seed))
+    return LoadedPolicy(open_run(directory, which, config=config, events=events, one=True, seed=seed))
 
 
 def evaluate_run(
@@ -250,8 +251,14 @@ def open_run(
     *,
     config: Config | None = None,
     events: Sequence[Part] = (),
+    one: bool = False,
+    seed: int | None = None,
 ) -> LoadedRun:
-    """A checkpoint of a run, every byte checked; arguments and errors as in `load_policy`."""
+    """A checkpoint of a run, every byte checked; arguments and errors as in `load_policy`.
+
+    Args:
+      one: whether only one seed is brought to the device, as `one_seed` has it: `seed`, or unset the best.
+    """
     place = as_path("directory", directory)
     about, stored = rundir.read_about(place), config is None
     config = stored_config(place) if config is None else config
@@ -266,6 +273,11 @@ def open_run(
         rule = f"{rundir.CONFIG} in {str(directory)!r} is not that of the checkpoint; put it back as it was"
         raise ConfigError([*changed, Problem("config", MISSING, rule)])
     seeds = Seeds.of(about)
+    if one:
+        chosen = _chosen(trainer, seeds, lambda metric: arrays[f"state.metrics[{metric!r}]"], seed)
+        if seeds.count > 1:
+            arrays = snapshot.of_seeds(arrays, [seeds.all.index(chosen)])
+            seeds = dataclasses.replace(seeds, chosen=(chosen,))
     run_plan = RunPlan(config, seeds, about, arrays, manifest, None, [])
     return LoadedRun(trainer, *restored(run_plan, trainer, events), manifest, seeds)
 
@@ -310,24 +322,36 @@ def choose(directory: Path, which: Which, metric: str | None, mode: str) -> Path
 def one_seed(saved: LoadedRun, seed: int | None) -> LoadedRun:
     """One of several seeds, as a single run has it; unset, the best."""
     everyone = saved.seeds.all
-    seed = None if seed is None else whole("seed", seed)
-    if seed is not None and seed not in everyone:
-        raise ConfigError([Problem("seed", seed, f"the run has {list(everyone)}")])
+    chosen = _chosen(saved.trainer, saved.seeds, saved.state.metrics.__getitem__, seed)
     if len(everyone) == 1:
         return saved
-    config = saved.trainer.config
-    if seed is None:
-        metric = best_metric(saved.trainer)
-        if metric is None:
-            raise ConfigError([Problem("seed", MISSING, f"needs one of {list(everyone)}")])
-        sign = 1 if config.checkpoint.best_mode == "max" else -1
-        values = sign * np.asarray(saved.state.metrics[metric], float)
-        seed = everyone[int(np.argmax(np.where(np.isfinite(values), values, -np.inf)))]
-    index = everyone.index(seed)
+    index = everyone.index(chosen)
     state = jax.tree.map(lambda x: x[index] if x.ndim else x, saved.state)
     history = jax.tree.map(lambda x: x[:, index], saved.history)
-    seeds = dataclasses.replace(saved.seeds, chosen=(seed,))
+    seeds = dataclasses.replace(saved.seeds, chosen=(chosen,))
     return LoadedRun(saved.trainer, state, history, saved.manifest, seeds)
+
+
+def _chosen(trainer: Trainer, seeds: Seeds, metrics: Callable[[str], Any], seed: int | None) -> int:
+    """The number of the seed that is asked for; unset, of the only one, or of the best.
+
+    Args:
+      metrics: gives the values of a metric, [S].
+    """
+    everyone = seeds.all
+    if seed is not None:
+        found = whole("seed", seed)
+        if found not in everyone:
+            raise ConfigError([Problem("seed", found, f"the run has {list(everyone)}")])
+        return found
+    if len(everyone) == 1:
+        return everyone[0]
+    metric = best_metric(trainer)
+    if metric is None:
+        raise ConfigError([Problem("seed", MISSING, f"needs one of {list(everyone)}")])
+    sign = 1 if trainer.config.checkpoint.best_mode == "max" else -1
+    values = sign * np.asarray(metrics(metric), float)
+    return everyone[int(np.argmax(np.where(np.isfinite(values), values, -np.inf)))]
 
 
 def verdicts(directory: str | Path) -> dict[Path, str | None]:

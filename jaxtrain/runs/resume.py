@@ -8,19 +8,18 @@ from __future__ import annotations
 
 import dataclasses
 import secrets
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from jaxtrain.config import modules
 from jaxtrain.config import yaml as files
-from jaxtrain.config.number import whole, wholes
+from jaxtrain.config.number import as_number
 from jaxtrain.config.schema import INTERVALS, Config, load_config, resolved, to_dict
 from jaxtrain.errors import MISSING, ConfigError, Problem
 from jaxtrain.events.event import Part
@@ -28,12 +27,12 @@ from jaxtrain.loop.fit import fit
 from jaxtrain.loop.state import TrainState
 from jaxtrain.loop.trainer import History, Trainer
 from jaxtrain.paths import as_path
-from jaxtrain.random import as_key
 from jaxtrain.runs import directory as rundir
 from jaxtrain.runs import disk, manager, snapshot
 from jaxtrain.runs import lock as locks
 from jaxtrain.runs.checkpoint import Damaged
 from jaxtrain.runs.directory import CHECKPOINTS, CONFIG, LOG, RUN, inside, read_about
+from jaxtrain.runs.seeds import Seeds
 from jaxtrain.types import Key
 
 # What may differ between two starts of one run: it moves no bit of what is learned up to a given update.
@@ -81,7 +80,21 @@ def stored_config(directory: Path, overrides: Sequence[str] = ()) -> Config:
         fit(load_config(path), ())
     except ConfigError as error:
         raise not_read_back(directory, error) from None
+    if overrides:
+        _check_total(directory, path, overrides)
     return load_config(path, overrides)
+
+
+def _check_total(directory: Path, path: Path, overrides: Sequence[str]) -> None:
+    """Refuse fewer env steps than are done: the intervals that the run keeps would be too long for them."""
+    raw = files.read(path)
+    for override in overrides:
+        with suppress(ConfigError):  # which `load_config` raises again
+            files.override(raw, override)
+    total = as_number(raw.get("total_env_steps"))
+    done = max(manager.manifests(inside(directory, CHECKPOINTS)), default=0)
+    if total is not None:
+        _check_length(total, directory, done)
 
 
 def not_read_back(directory: Path, error: ConfigError) -> ConfigError:
@@ -218,74 +231,6 @@ def rewind(directory: Path, logs: Mapping[str, int]) -> list[str]:
 
 
 @dataclass(frozen=True)
-class Seeds:
-    """Which seeds a run has."""
-
-    seed: int | None  # of `jax.random.key`; None where a key was given
-    key: tuple[str, tuple[int, ...]] | None  # its kind and its words
-    num_seeds: int
-    chosen: tuple[int, ...] | None = None  # of those; None is all
-
-    @property
-    def count(self) -> int:
-        return self.num_seeds if self.chosen is None else len(self.chosen)
-
-    @property
-    def all(self) -> tuple[int, ...]:
-        """Their numbers, from 0 to `num_seeds` - 1."""
-        return tuple(range(self.num_seeds)) if self.chosen is None else self.chosen
-
-    def narrowed(self, asked: Mapping[str, Any]) -> Seeds:
-        """Some of these seeds.
-
-        Raises:
-          ConfigError: others are asked for.
-        """
-        problems = [
-            Problem(name, value, f"the run has {getattr(self, name)!r}")
-            for name, value in asked.items()
-            if name != "chosen" and value != getattr(self, name)
-        ]
-        absent = [s for s in asked.get("chosen", ()) if s not in self.all]
-        if absent:
-            problems.append(Problem("seeds", absent, f"the run has {list(self.all)}"))
-        if problems:
-            raise ConfigError(problems)
-        return dataclasses.replace(self, chosen=asked.get("chosen", self.chosen))
-
-    def keys(self) -> jax.Array:
-        """One key, or keys [count]."""
-        if self.key is None:
-            assert self.seed is not None  # one of the two is given
-            root = jax.random.key(self.seed)
-        else:
-            root = jax.random.wrap_key_data(jnp.array(self.key[1], jnp.uint32), impl=self.key[0])
-        keys = root[None] if self.num_seeds == 1 else jax.random.split(root, self.num_seeds)
-        keys = keys if self.chosen is None else keys[np.array(self.chosen)]
-        return keys[0] if self.count == 1 else keys
-
-    def about(self) -> dict[str, Any]:
-        """As `run.json` has it."""
-        return {
-            "seed": self.seed,
-            "key": None if self.key is None else [self.key[0], list(self.key[1])],
-            "num_seeds": self.num_seeds,
-            "seeds": None if self.chosen is None else list(self.chosen),
-        }
-
-    @classmethod
-    def of(cls, about: Mapping[str, Any]) -> Seeds:
-        """What `run.json` says."""
-        key, chosen = about["key"], about["seeds"]
-        return cls(
-            about["seed"],
-            None if key is None else (key[0], tuple(key[1])),
-            about["num_seeds"],
-            None if chosen is None else tuple(chosen),
-        )
-
-
-@dataclass(frozen=True)
 class RunPlan:
     """What to run, and from where."""
 
@@ -295,7 +240,8 @@ class RunPlan:
     arrays: dict[str, np.ndarray]  # of the checkpoint to go on from, of these seeds; empty for a beginning
     manifest: dict[str, Any]  # of that checkpoint
     own: Found | None  # that checkpoint, if it is of this very directory
-    notes: list[str]  # for the user
+    notes: list[str]  # for the user: what is not as it may be thought to be
+    news: list[str] = dataclasses.field(default_factory=list[str])  # likewise: from where it begins
     taken: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)  # of another's agent, by leaf
 
     @property
@@ -304,52 +250,11 @@ class RunPlan:
         return None if self.own is None else self.own.env_steps
 
 
-def asked_seeds(
-    seed: int | None, key: Key | None, num_seeds: int | None, seeds: Sequence[int] | None
-) -> dict[str, Any]:
-    """The fields of `Seeds` that were given.
-
-    Raises:
-      ConfigError: a line for each argument that is no seed, key or count.
-    """
-    both = seed is not None and key is not None
-    problems = [Problem("seed", seed, "give a seed or a key, not both")] if both else []
-    readings: dict[str, tuple[Any, Callable[[Any], Any]]] = {
-        "num_seeds": (num_seeds, partial(whole, "num_seeds", low=1)),
-        "seed": (seed, partial(whole, "seed")),
-        "key": (key, _read_key),
-        "chosen": (seeds, partial(wholes, "seeds")),
-    }
-    asked: dict[str, Any] = {}
-    for name, (value, read) in readings.items():
-        try:
-            asked |= {} if value is None else {name: read(value)}
-        except ConfigError as error:
-            problems += error.problems
-    if problems:
-        raise ConfigError(problems)
-    return {"seed": None, "key": None, **asked} if asked.keys() & {"seed", "key"} else asked
-
-
-def _read_key(given: Any) -> tuple[str, tuple[int, ...]]:
-    """The kind of one key, and its words."""
-    try:
-        key = as_key(given)
-    except ValueError:
-        rule = "needs jax.random.key(seed) or jax.random.PRNGKey(seed)"
-        raise ConfigError([Problem("key", given, rule)]) from None
-    if key.ndim:
-        rule = "needs one key, and num_seeds for more seeds"
-        raise ConfigError([Problem("key", MISSING, f"has shape {list(key.shape)}: {rule}")])
-    words = np.asarray(jax.random.key_data(key)).reshape(-1).tolist()
-    return str(jax.random.key_impl(key)), tuple(words)
-
-
 def start_run(
     config: Config, events: Sequence[Part], asked: Mapping[str, Any], start_from: str | Path | None
 ) -> RunPlan:
     """A run of its own, from the beginning or from a checkpoint of another."""
-    arrays, manifest, notes, source = {}, {}, list[str](), None
+    arrays, manifest, notes, news, source = {}, {}, list[str](), list[str](), None
     if start_from is None:
         seeds = dataclasses.replace(Seeds(0, None, 1), **asked)
         config = resolved(config)
@@ -358,9 +263,9 @@ def start_run(
         stored, found = Seeds.of(rundir.read_about(place)), find(place)
         if found is None:
             raise ConfigError([Problem("start_from", str(place), "holds no checkpoint yet")])
+        _check_length(config.total_env_steps, place, found.env_steps)
         config, notes = reconcile(place, config, _described(events), found.manifest.get("config"))
-        _check_length(config, place, found)
-        notes.append(f"beginning from {found.env_steps:,} env steps of {place}; the log of before is there")
+        news.append(f"beginning from {found.env_steps:,} env steps of {place}; the log of before is there")
         if found.env_steps == config.total_env_steps:
             notes.append(
                 "that is all of its env steps: only to save is left; total_env_steps makes it longer"
@@ -382,11 +287,15 @@ def start_run(
         "modules": modules.origins(to_dict(config)),
         "starts": [],
     }
-    return RunPlan(config, seeds, about, arrays, manifest, None, notes)
+    return RunPlan(config, seeds, about, arrays, manifest, None, notes, news)
 
 
 def resume_run(
-    place: Path, config: Config, events: Sequence[Part], asked: Mapping[str, Any]
+    place: Path,
+    config: Config,
+    events: Sequence[Part],
+    asked: Mapping[str, Any],
+    start_from: str | Path | None,
 ) -> RunPlan | None:
     """The run that a directory holds, from its newest whole checkpoint; None if there is none to speak of."""
     found = find(place)
@@ -399,6 +308,8 @@ def resume_run(
         return None
     about = rundir.read_about(place)
     saved = found.manifest.get("config") if found else None
+    if found is not None:
+        _check_length(config.total_env_steps, place, found.env_steps)
     seeds, (config, notes) = Seeds.of(about), reconcile(place, config, _described(events), saved)
     rule = f"the run in {str(place)!r} has {{!r}}; another run needs another directory"
     has = {"seed": seeds.seed, "key": seeds.key, "num_seeds": seeds.num_seeds, "seeds": seeds.all}
@@ -406,6 +317,12 @@ def resume_run(
     problems = [
         Problem(name, value, rule.format(has[name])) for name, value in wanted.items() if value != has[name]
     ]
+    began = about["start_from"] and about["start_from"]["directory"]
+    if start_from is not None and began != str(as_path("start_from", start_from).resolve()):
+        rule = (
+            f"the run in {str(place)!r} began from {began or 'no other'}; another run needs another directory"
+        )
+        problems.append(Problem("start_from", str(start_from), rule))
     if problems:
         raise ConfigError(problems)
     if found is None:  # killed before its first checkpoint
@@ -417,17 +334,14 @@ def resume_run(
         # The other run may have gone on since.
         about = {**about, "start_from": begun.about["start_from"]}
         return dataclasses.replace(begun, about=about, notes=[*notes, *begun.notes])
-    _check_length(config, place, found)
     return RunPlan(config, seeds, about, found.arrays, found.manifest, found, notes)
 
 
-def _check_length(config: Config, place: Path, found: Found) -> None:
-    if found.env_steps > config.total_env_steps:
-        rule = (
-            f"the run in {str(place)!r} has done {found.env_steps} env steps; needs at least that, "
-            f"or another directory for another run"
-        )
-        raise ConfigError([Problem("total_env_steps", config.total_env_steps, rule)])
+def _check_length(total_env_steps: float, place: Path, done: int) -> None:
+    if done > total_env_steps:
+        rule = f"the run in {str(place)!r} has done {done} env steps; needs at least that"
+        rule += ", or another directory for another run"
+        raise ConfigError([Problem("total_env_steps", total_env_steps, rule)])
 
 
 def _described(events: Sequence[Part]) -> list[str]:

@@ -60,7 +60,8 @@ TESTS = {
         "tests/rl/test_replay.py",
         "tests/runs/test_launch.py",
     ),
-    "signals.py": ("tests/faults/test_signals.py",),
+    "signals.py": ("tests/test_signals.py", "tests/faults/test_signals.py"),
+    "runs/seeds.py": ("tests/runs/test_seeds.py", "tests/faults/test_resume.py"),
     "runs/init_from.py": ("tests/runs/test_init_from.py",),
     "loop/adopt.py": ("tests/loop/test_adopt.py",),
 }
@@ -78,6 +79,7 @@ TESTS = {
     DISPATCH,
     TREE,
     SIGNALS,
+    SEEDS,
     INIT,
     ADOPT,
 ) = TESTS
@@ -159,7 +161,7 @@ MUTANTS = (
     Mutant("one seed of many is the first", SNAPSHOT, "seeds[0] if len(seeds) == 1", "0 if len(seeds) == 1"),
     Mutant("another dtype fits", SNAPSHOT, 'f"{x.dtype}{list(x.shape)}"', 'f"{list(x.shape)}"'),
     Mutant(
-        "some seeds start from the first keys", RESUME, "keys[np.array(self.chosen)]", "keys[: self.count]"
+        "some seeds start from the first keys", SEEDS, "keys[np.array(self.chosen)]", "keys[: self.count]"
     ),
     Mutant(
         "the timetable of before is that of now",
@@ -167,7 +169,7 @@ MUTANTS = (
         "old_marks=Trainer(then, events).timetable",
         "old_marks=trainer.timetable",
     ),
-    Mutant("a run may end before where it is", RESUME, "found.env_steps > config.total_env_steps:", "False:"),
+    Mutant("a run may end before where it is", RESUME, "done > total_env_steps:", "False:"),
     # ---- between two chunks
     Mutant(
         "a signal is not looked for", LAUNCH, "while clock < end and not self._caught:", "while clock < end:"
@@ -191,7 +193,20 @@ MUTANTS = (
         "a chunk runs past what is due", LAUNCH, "stops[bisect_right(stops, clock)] - clock", "end - clock"
     ),
     Mutant("chunks grow whatever they take", LAUNCH, "min(fits, 4 * self.updates)", "4 * self.updates"),
-    Mutant("a second signal waits", SIGNALS, "            if caught:", "            if False:"),
+    Mutant("a second signal waits", SIGNALS, "for n in came) > 1:", "for n in came) > 2:"),
+    Mutant(
+        "a terminal that hangs up twice is not waited for",
+        SIGNALS,
+        "if number[0] in ENDING and sum(n in ENDING",
+        "if sum(True",
+    ),
+    Mutant("a handler that was there is forgotten", SIGNALS, "if callable(handler) and", "if False and"),
+    Mutant(
+        "a run goes on whatever start_from says",
+        RESUME,
+        "if start_from is not None and began",
+        "if False and began",
+    ),
     # ---- the directory and the door
     Mutant(
         "two processes hold one directory",

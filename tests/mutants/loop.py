@@ -9,6 +9,7 @@ from tests.mutants.mutant import Mutant
 
 LOOP = (
     "tests/loop/test_trainer.py",
+    "tests/loop/test_train_interrupt.py",
     "tests/events/test_event.py",
     "tests/events/test_early_stop.py",
     "tests/events/test_randomize.py",
@@ -166,7 +167,8 @@ MUTANTS = (
         "jnp.sum(table <= state.clock)",
         "jnp.sum(table < state.clock)",
     ),
-    Mutant("cursors stand still", TRAINER, "cursors + due), None", "cursors), None"),
+    Mutant("cursors stand still", TRAINER, "cursors + due, stop), None", "cursors, stop), None"),
+    Mutant("Ctrl-C in train is not heard", TRAINER, "else running & ~stop)", "else running)"),
     Mutant(
         "a chunk runs over its marks",
         TRAINER,

@@ -24,7 +24,7 @@ from jaxtrain.rl.networks import NetworkConfig
 from jaxtrain.runs import checkpoint, manager
 from jaxtrain.runs.init_from import Request, Source, open_source, take_from
 from jaxtrain.runs.launch import launch
-from jaxtrain.runs.resume import Seeds
+from jaxtrain.runs.seeds import Seeds
 from jaxtrain.types import MultiDiscrete
 from tests.faults.processes import rows
 from tests.helpers import Reinforce, Walk, differing, tiny, tiny_ppo
@@ -140,6 +140,7 @@ def test_an_agent_comes_with_normalizers_and_optimizer_and_neither_with_rates_no
         events=[{"name": "first", "run": "evaluation", "at": [0]}],
     )
     place = tmp_path / "new"
+    caplog.set_level("INFO", "jaxtrain")
     ending = launch(config, place, num_seeds=2, init_from=f"{ppo}@last", take="agent", cache=False)
     theirs, ours = jaxtrain.load(ppo, "last").state.agent, begun(place)
     assert float(jnp.abs(theirs.reward_scale.running).max()) > 0
@@ -155,8 +156,8 @@ def test_an_agent_comes_with_normalizers_and_optimizer_and_neither_with_rates_no
     saved = manager.place(ppo / "checkpoints", 32) / "manifest.sha256"
     assert (record["directory"], record["env_steps"], record["take"]) == (str(ppo), 32, "agent")
     assert record["sha256"] == saved.read_text().split()[0]
-    said = [m for m in caplog.messages if "beginning from" in m]
-    assert said == [f"beginning from the agent of {ppo} at 32 env steps"]
+    said = [(r.levelname, r.message) for r in caplog.records if "beginning from" in r.message]
+    assert said == [("INFO", f"beginning from the agent of {ppo} at 32 env steps")]
 
     # What is due at clock 0 sees what was taken.
     trainer = Trainer(config)

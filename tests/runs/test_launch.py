@@ -26,8 +26,9 @@ from jaxtrain.runs.manager import best_metric
 from jaxtrain.runs.program import Programs
 from jaxtrain.schedule import every, startup
 from jaxtrain.sinks import JsonLines, Memory
+from jaxtrain.tools.cli import main
 from tests.faults.processes import Drift, points, rows
-from tests.helpers import Reinforce, differing, tiny
+from tests.helpers import Reinforce, differing, tiny, tiny_ppo
 
 
 @field.config
@@ -159,6 +160,25 @@ def test_a_run_that_started_from_another_and_was_killed_before_its_first_checkpo
     again = launch(config, tmp_path / "run", cache=False)
     assert again.resumed_at is None and differing(again.result, first.result) == []
     assert json.loads((tmp_path / "run" / "run.json").read_text())["start_from"]["env_steps"] == 16
+    same = launch(config, tmp_path / "run", start_from=tmp_path / "run" / ".." / "whole", cache=False)
+    assert same.resumed_at == 32
+    for directory, source, began in (("run", "elsewhere", "whole'?"), ("whole", "run", "no other")):
+        with pytest.raises(
+            jaxtrain.ConfigError, match=rf"start_from = .*{source}': the run in .* began from .*{began}"
+        ):
+            launch(config, tmp_path / directory, start_from=tmp_path / source, cache=False)
+
+
+def test_fewer_env_steps_than_are_done_are_named_before_what_follows_from_them(tmp_path, capsys):
+    """The run's own intervals, which are longer then."""
+    run, given = tmp_path / "run", {"env": "tests.helpers:Walk", "algorithm": tiny_ppo()}
+    launch(tiny(4, checkpoint={"every": 32}, **given), run, cache=False)
+    rule = r"^total_env_steps = 16: the run in .* has done 32 env steps; needs at least that[^\n]*$"
+    for more in ({"directory": run}, {"directory": tmp_path / "new", "start_from": run}):
+        with pytest.raises(jaxtrain.ConfigError, match=rule):
+            launch(tiny(2, **given), cache=False, **more)
+    assert main(["resume", str(run), "--total-env-steps", "16"]) == 2
+    assert "total_env_steps = 16: the run in" in (said := capsys.readouterr().err) and "every" not in said
 
 
 def test_a_run_that_is_stopped_between_two_checkpoints_is_saved_where_it_is(tmp_path, monkeypatch, caplog):

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 import jaxtrain
+from jaxtrain.runs import snapshot
 from jaxtrain.runs.launch import launch
-from jaxtrain.runs.load import evaluate_run, load_policy, open_run, replay, verdicts
+from jaxtrain.runs.load import evaluate_run, load_policy, one_seed, open_run, replay, verdicts
 from tests.helpers import differing, seed, tiny, tiny_ppo
 
 EVALUATED = {"every": 24, "num_episodes": 3}
@@ -74,6 +75,23 @@ def test_a_policy_acts_as_the_agent_it_was_saved_from(three, config):
         key = jax.random.key(2)
         np.testing.assert_array_equal(policy(obs, key), agent(obs, key))
         assert policy(obs[0, 0]).shape == ()
+
+
+@pytest.mark.parametrize("index", [2, None])
+def test_of_one_seed_no_other_is_brought_to_the_device(three, config, index, monkeypatch):
+    axes, restore = set(), snapshot.from_arrays
+
+    def look(held, *args, **named):
+        axes.update(x.shape[:1] for name, x in held.items() if "policy" in name and "agent" in name)
+        return restore(held, *args, **named)
+
+    monkeypatch.setattr(snapshot, "from_arrays", look)
+    policy = load_policy(three.directory, "last", index, config=config)
+    loaded = jaxtrain.load(three.directory, "last", policy.seed, config=config)
+    assert axes == {(1,)}  # of the observation, not of the seeds
+    monkeypatch.undo()
+    alone = one_seed(open_run(three.directory, "last", config=config), index)
+    assert differing(loaded.state, alone.state) == [] and loaded.seeds == alone.seeds.all == (policy.seed,)
 
 
 def test_of_several_seeds_the_best_at_that_checkpoint_is_taken(three, config):
