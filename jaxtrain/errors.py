@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-import pickle
 from collections.abc import Iterable
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple
 
 MISSING: Any = dataclasses.MISSING
+_PLAIN = (str, bytes, bool, int, float, complex, type(None))
 
 
 class Problem(NamedTuple):
@@ -28,7 +28,7 @@ class Problem(NamedTuple):
         return " ".join(line.strip() for line in f"{self.path}{shown}: {self.rule}".splitlines())
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """As another process gets it: a value that is not the same there as its text, none as none."""
+        """As another process gets it: see `_sendable`; no value as none."""
         value = () if self.value is MISSING else (_sendable(self.value),)
         return _problem, (self.path, self.rule, *value)
 
@@ -45,11 +45,15 @@ class _Text(str):
 
 
 def _sendable(value: Any) -> Any:
-    try:
-        same = repr(pickle.loads(pickle.dumps(value))) == repr(value)
-    except Exception:  # whatever an object of the user's does
-        same = False
-    return value if same else _Text(repr(value))
+    """A plain value as it is; of anything else, which another process may not have, its text."""
+    return value if _is_plain(value) else _Text(repr(value))
+
+
+def _is_plain(value: Any) -> bool:
+    kind = type(value)
+    if kind is dict:
+        return all(_is_plain(x) for pair in value.items() for x in pair)
+    return kind in _PLAIN or (kind in (list, tuple) and all(map(_is_plain, value)))
 
 
 class Named(str):
