@@ -40,6 +40,12 @@ TESTS = {
         "tests/faults/test_signals.py",
         "tests/faults/test_disk_full.py",
     ),
+    "runs/train_loop.py": (
+        "tests/runs/test_launch.py",
+        "tests/runs/test_manager.py",
+        "tests/faults/test_signals.py",
+        "tests/faults/test_disk_full.py",
+    ),
     "runs/program.py": ("tests/runs/test_program.py", "tests/runs/test_launch.py"),
     "runs/transfer.py": ("tests/runs/test_transfer.py", "tests/runs/test_program.py"),
     "runs/directory.py": (
@@ -72,6 +78,7 @@ TESTS = {
     RESUME,
     SNAPSHOT,
     LAUNCH,
+    TRAIN_LOOP,
     PROGRAM,
     TRANSFER,
     DIRECTORY,
@@ -172,27 +179,36 @@ MUTANTS = (
     Mutant("a run may end before where it is", RESUME, "done > total_env_steps:", "False:"),
     # ---- between two chunks
     Mutant(
-        "a signal is not looked for", LAUNCH, "while clock < end and not self._caught:", "while clock < end:"
+        "a signal is not looked for",
+        TRAIN_LOOP,
+        "while clock < end and not self._caught:",
+        "while clock < end:",
     ),
     Mutant(
         "a run that is stopped is not saved",
-        LAUNCH,
+        TRAIN_LOOP,
         "if self._committed != clock:",
         "if self._committed != clock and clock == end:",
     ),
     Mutant(
         "a log that failed goes unseen",
-        LAUNCH,
+        TRAIN_LOOP,
         "if error is not None:\n            raise error",
         "if False:\n            raise error",
     ),
     Mutant(
-        "worse is better", LAUNCH, "return sign * value > sign * said", "return sign * value < sign * said"
+        "worse is better",
+        TRAIN_LOOP,
+        "return sign * value > sign * said",
+        "return sign * value < sign * said",
     ),
     Mutant(
-        "a chunk runs past what is due", LAUNCH, "stops[bisect_right(stops, clock)] - clock", "end - clock"
+        "a chunk runs past what is due",
+        TRAIN_LOOP,
+        "stops[bisect_right(stops, clock)] - clock",
+        "end - clock",
     ),
-    Mutant("chunks grow whatever they take", LAUNCH, "min(fits, 4 * self.updates)", "4 * self.updates"),
+    Mutant("chunks grow whatever they take", TRAIN_LOOP, "min(fits, 4 * self.updates)", "4 * self.updates"),
     Mutant("a second signal waits", SIGNALS, "for n in came) > 1:", "for n in came) > 2:"),
     Mutant(
         "a terminal that hangs up twice is not waited for",
@@ -252,7 +268,7 @@ MUTANTS = (
     ),
     Mutant("the last piece begins too late", TRANSFER, "begin = min(begin, size - cut.length)", "pass"),
     Mutant("all pieces are of the first seed", TRANSFER, "[*before, begin]", "[*[0] * len(before), begin]"),
-    Mutant("the host holds two replays", LAUNCH, "self._checkpoints.wait()  # else", "pass  # else"),
+    Mutant("the host holds two replays", TRAIN_LOOP, "self._checkpoints.wait()  # else", "pass  # else"),
     Mutant("what a run went on from stays on the host", LAUNCH, "run_plan.arrays.clear()", "pass"),
     Mutant("words of two arrays change places", TREE, "begin = end", "begin = begin"),
     # ---- beginning from another run

@@ -21,9 +21,10 @@ import jaxtrain
 from jaxtrain import Event
 from jaxtrain.config import field
 from jaxtrain.runs import checkpoint
-from jaxtrain.runs.launch import ChunkLength, launch
+from jaxtrain.runs.launch import launch
 from jaxtrain.runs.manager import best_metric
 from jaxtrain.runs.program import Programs
+from jaxtrain.runs.train_loop import ChunkLength
 from jaxtrain.schedule import every, startup
 from jaxtrain.sinks import JsonLines, Memory
 from jaxtrain.tools.cli import main
