@@ -30,6 +30,7 @@ from jaxtrain.tools import commands, output, short
 
 FILE = "a YAML file, or an experiment: jaxtrain list experiments"
 COMMANDS = ("train", "resume", "runs", "evaluate", "verify", "plan", "list")
+RUNNING = ("train", "resume", "evaluate", "plan")  # what a config names; `verify --replay` too
 # What a command takes besides fields of the config.
 OPTIONS = {
     "train": ("seed", "num-seeds", "out", "resume", "init-from", "take", "no-cache"),
@@ -69,7 +70,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if arguments and not arguments[0].startswith("-") and arguments[0] not in COMMANDS:
         print(f"jaxtrain: {arguments[0]}: no such command{nearest(arguments[0], COMMANDS)}", file=sys.stderr)
         return 2
-    with _messages(), signals.leaving(), modules.looking_in(_places(arguments)):
+    with _messages(), signals.leaving(), modules.looking_in(_places(arguments) if _runs(arguments) else []):
         try:
             return _run(arguments)
         except BrokenPipeError:  # as in `jaxtrain list envs | head -3`
@@ -108,6 +109,12 @@ def _messages() -> Generator[None]:
         warnings.formatwarning = plain
 
 
+def _runs(arguments: Sequence[str]) -> bool:
+    """Whether a command runs what configs name; the others look at files, and import nothing of anybody's."""
+    command = arguments[0] if arguments else ""
+    return command in RUNNING or (command == "verify" and "--replay" in arguments)
+
+
 def _places(arguments: Sequence[str]) -> list[Path]:
     """Where modules of one's own are looked for: beside the config file, then in the working directory."""
     file = _file_of(arguments)
@@ -132,12 +139,25 @@ def _algorithm_of(arguments: Sequence[str]) -> type[Any] | None:
     if not {"-h", "--help"} & {*arguments}:
         return None
     file = _file_of(arguments)
-    raw = {} if file is None else files.read(experiments.file_of(file))
+    raw = {} if file is None else _looked_at(file)
     for word, following in zip(arguments, [*arguments[1:], ""], strict=True):
         name, equals, value = word.removeprefix("--").partition("=")
         if name == "algorithm.name":
             files.override(raw, f"{name}={value if equals else following}")
     return configs.algorithm_class(raw.get("algorithm"))
+
+
+def _looked_at(file: str) -> dict[str, Any]:
+    """What a config file holds, for a command that runs nothing.
+
+    Raises:
+      ConfigError: it is in a run's directory and names code.
+    """
+    path = experiments.file_of(file)
+    raw = files.read(path)
+    if unasked := modules.not_asked_for(path, raw):
+        raise ConfigError(unasked)
+    return raw
 
 
 def _run(arguments: Sequence[str]) -> int:
@@ -155,6 +175,8 @@ def _run(arguments: Sequence[str]) -> int:
         if options.command == "resume":
             return commands.resume(_overrides(rest, OPTIONS["resume"]), options)
         overrides = _overrides(rest, OPTIONS[options.command])
+        if options.command == "plan":
+            _looked_at(options.file)
         config = short.config(jaxtrain.load_config(options.file, overrides))
         if options.command == "plan":
             from jaxtrain.runs.plan import plan

@@ -58,12 +58,12 @@ BAD = [
     ),
     (
         "env.id=tests.nowhere:Walk",
-        "env.id = 'tests.nowhere:Walk': cannot import 'tests.nowhere': "
-        "ModuleNotFoundError: No module named 'tests.nowhere'",
+        "env.id = 'tests.nowhere:Walk': cannot import 'tests.nowhere' "
+        "(ModuleNotFoundError: No module named 'tests.nowhere')",
     ),
     (
         "env.id=tests.helpers:Wolk",
-        "env.id = 'tests.helpers:Wolk': module 'tests.helpers' has no 'Wolk'; nearest: 'Walk'",
+        "env.id = 'tests.helpers:Wolk': 'tests.helpers' has no 'Wolk'; the nearest known is 'Walk'",
     ),
     (
         "env.id=3",
