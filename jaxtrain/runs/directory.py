@@ -47,6 +47,7 @@ HELD = (RUN, CONFIG, LOG, CHECKPOINTS)  # what tells a run's directory from anot
 # What a run may leave that was killed before it was one; the next start writes over both.
 BEGUN = (locks.NAME, locks.EXCLUSIVE, disk.unfinished(Path(RUN)).name)
 _LATER = ("tensorboard", "wandb", "autotune")  # what a run has only with those, and writes and deletes in
+_DEEP = ("tensorboard", "autotune")  # of them those in which a run writes by names that are known beforehand
 _NO_LOCKS = (
     "is on a file system without locks ({}), where nothing keeps a second process out. Give another, or set "
     f"{locks.VARIABLE}=file: then a file says that it is taken, to be deleted by hand after a kill"
@@ -85,12 +86,12 @@ class RunDirectory:
             self.path = self.path.resolve()
             self.name = self.path.name
             self.holds_run = any((self.path / name).exists() for name in HELD)
-            for name in (*HELD, locks.NAME, "tensorboard", "wandb"):
+            for name in (*HELD, locks.NAME, *_LATER):
                 part = inside(self.path, name)
                 if name in (*HELD, locks.NAME) and part.exists() and part.is_dir() != (name == CHECKPOINTS):
                     kind = "a directory" if name == CHECKPOINTS else "a file"
                     raise self._refuse(path, f"has {name}, which should be {kind}")
-            for part in (self.path / "tensorboard").glob("*"):  # with single seeds it has directories
+            for part in (found for name in _DEEP for found in (self.path / name).rglob("*")):
                 inside(self.path, part.relative_to(self.path).as_posix())
             foreign = [name for name in _LATER if not self.holds_run and (self.path / name).exists()]
             if foreign:
@@ -237,16 +238,38 @@ def this_start(
     }
 
 
+# What a repository may have run while it is asked for its state; its filters have names of their own.
+_RUNS_NOTHING = {"core.fsmonitor": "false", "core.hooksPath": os.devnull}
+
+
 def _git() -> dict[str, Any] | None:
-    """Of the working directory: the commit, and whether anything differs from it; None outside of git."""
+    """Of the working directory: the commit, and whether anything differs from it; None outside of git.
+
+    Nothing that the repository configures is run: no hook, monitor, filter, nor what would fetch an object.
+    """
+    settings = dict(_RUNS_NOTHING)
 
     def ask(*words: str) -> str:
+        quiet = {"GIT_ALLOW_PROTOCOL": "none", "GIT_NO_LAZY_FETCH": "1", "GIT_OPTIONAL_LOCKS": "0"}
+        quiet["GIT_CONFIG_COUNT"] = str(len(settings))  # not `-c`: names of filters may hold "="
+        for i, (name, value) in enumerate(settings.items()):
+            quiet |= {f"GIT_CONFIG_KEY_{i}": name, f"GIT_CONFIG_VALUE_{i}": value}
         done = subprocess.run(
-            ["git", *words], capture_output=True, text=True, timeout=5, check=True, stdin=subprocess.DEVNULL
+            ["git", *words],
+            capture_output=True,
+            encoding="utf-8",
+            errors="surrogateescape",
+            timeout=5,
+            check=True,
+            stdin=subprocess.DEVNULL,
+            env=os.environ | quiet,
         )
         return done.stdout.strip()
 
     try:
-        return {"commit": ask("rev-parse", "HEAD"), "dirty": bool(ask("status", "--porcelain"))}
+        names = ask("config", "--list", "--name-only", "-z").split("\0")
+        settings |= {name: "" for name in names if name.startswith("filter.")}
+        changed = ask("status", "--porcelain", "--ignore-submodules=all")
+        return {"commit": ask("rev-parse", "HEAD"), "dirty": bool(changed)}
     except (OSError, subprocess.SubprocessError):
         return None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 
 import pytest
 
@@ -62,3 +63,64 @@ def test_a_start_says_the_flags_and_no_secret(monkeypatch):
     about = rundir.this_start(8, {"jax": "1"}, {"kind": "cpu"})
     assert about["flags"]["XLA_FLAGS"] == "--some" and "5ec2e7" not in str(about)
     assert (about["pid"], about["resumed_at"], about["exit"]) == (os.getpid(), 8, None)
+
+
+def planted(place, touch):
+    """A repository of one commit whose own settings run `touch NAME` at every turn of git."""
+
+    def git(*words, cwd=place):
+        own = ("-c", "user.name=a", "-c", "user.email=a@b", "-c", "commit.gpgsign=false")
+        subprocess.run(["git", *own, *words], cwd=cwd, check=True, capture_output=True)
+
+    inner = place / "inner"
+    inner.mkdir(parents=True)
+    for repository in (inner, place):  # the second has the first as a submodule
+        git("init", "-q", cwd=repository)
+        (repository / "text").write_text("text\n")
+        (repository / ".gitattributes").write_text("* filter=a=b diff=c\n")
+        git("add", ".", cwd=repository)
+        git("commit", "-q", "-m", "x", cwd=repository)
+        hooks = repository / ".git" / "planted"
+        hooks.mkdir()
+        for name in ("post-index-change", "fsmonitor-watchman", "reference-transaction"):
+            (hooks / name).write_text(f"#!/bin/sh\n{touch} hook\n")
+            (hooks / name).chmod(0o755)
+        for name, value in {
+            "core.fsmonitor": f"{touch} fsmonitor; false",
+            "core.hooksPath": str(hooks),
+            "filter.a=b.clean": f"{touch} clean; cat",
+            "filter.a=b.process": f"{touch} process; false",
+            "filter.a=b.required": "true",
+            "diff.external": f"{touch} external",
+            "diff.c.textconv": f"{touch} textconv; cat",
+            "pager.status": f"{touch} pager; cat",
+            "core.sshCommand": f"{touch} ssh",
+            "extensions.partialClone": "origin",
+            "remote.origin.url": f"ext::{touch} ext",
+            "protocol.ext.allow": "always",
+        }.items():
+            git("config", name, value, cwd=repository)
+        os.utime(repository / "text", (0, 0))  # git has to look into it
+
+
+def test_git_is_asked_for_the_commit_and_nothing_that_the_repository_plants_is_run(tmp_path, monkeypatch):
+    place, marks = tmp_path / "theirs", tmp_path / "marks"
+    marks.mkdir()
+    (tmp_path / "mark").write_text(f'#!/bin/sh\ntouch "{marks}/$1"\n')
+    (tmp_path / "mark").chmod(0o755)
+    planted(place, str(tmp_path / "mark"))
+    head = (place / ".git" / "refs" / "heads").iterdir()
+    commit = next(head).read_text().strip()
+    for path in marks.iterdir():
+        path.unlink()
+    monkeypatch.chdir(place)
+    assert rundir.this_start(None, {}, {})["git"] == {"commit": commit, "dirty": False}
+    (place / "text").write_text("TEXT\n")
+    assert rundir.this_start(None, {}, {})["git"] == {"commit": commit, "dirty": True}
+    tree = subprocess.run(["git", "rev-parse", "HEAD^{tree}"], capture_output=True, text=True).stdout.strip()
+    (place / ".git" / "objects" / tree[:2] / tree[2:]).unlink()  # which git would fetch
+    assert rundir.this_start(None, {}, {})["git"] is None
+    assert list(marks.iterdir()) == []
+    for words in (["status"], ["cat-file", "-p", tree]):  # as it is asked at a shell
+        subprocess.run(["git", *words], capture_output=True)
+    assert {path.name for path in marks.iterdir()} >= {"fsmonitor", "process", "ext"}
