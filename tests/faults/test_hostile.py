@@ -124,7 +124,9 @@ def out(run, name, target):
     path.symlink_to(target)
 
 
-NAMES = ["checkpoints", "metrics.jsonl", "tensorboard", "wandb", "config.yaml", "run.json", "lock"]
+NAMES = [
+    *("checkpoints", "metrics.jsonl", "tensorboard", "wandb", "autotune", "config.yaml", "run.json", "lock"),
+]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -153,7 +155,7 @@ def test_links_deeper_inside_and_on_the_way_change_nothing_outside(run, outside)
     """Names that a run does not use by itself, and those of its unfinished files."""
     (run / "README.md").unlink()
     for name, target in {
-        "README.md": "file",
+        "README.md": "nothing",  # which is to be written
         "notes": "directory",
         ".part-1": "file",
         "checkpoints/.part-1": "directory",
@@ -167,18 +169,27 @@ def test_links_deeper_inside_and_on_the_way_change_nothing_outside(run, outside)
     assert len(rows(run)) == 4
 
 
-@pytest.mark.parametrize("name", ["seed_0001", "events.out.tfevents.0", "deeper"])
-def test_a_link_out_of_the_directory_of_the_curves_is_refused_and_nothing_outside_changes(run, outside, name):
+LINKS = [
+    *("tensorboard/seed_0001", "tensorboard/seed_0001/events.out.tfevents.0", "tensorboard/deeper"),
+    *("autotune/deeper", "autotune/a/b/kernel"),
+]
+
+
+@pytest.mark.parametrize("name", LINKS)
+def test_a_link_out_of_the_directories_of_curves_and_kernels_is_refused_and_nothing_outside_changes(
+    run, outside, name
+):
     """With single seeds, curves are in `tensorboard/seed_0001`."""
-    target = outside / ("file" if "events" in name else "directory")
+    target = outside / ("directory" if name.endswith(("seed_0001", "deeper")) else "file")
     (outside / "directory" / "events.out.tfevents.1").write_text("precious")
-    (run / "tensorboard" / name).symlink_to(target)
+    (run / name).parent.mkdir(parents=True, exist_ok=True)
+    (run / name).symlink_to(target)
     before = listing(outside)
     with pytest.raises(ConfigError, match=f"{name} leads out of it"):
         launch(config_of(4), run, cache=False)
     new = run.parent / "new"
-    (new / "tensorboard").mkdir(parents=True)
-    (new / "tensorboard" / name).symlink_to(target)
+    (new / name).parent.mkdir(parents=True)
+    (new / name).symlink_to(target)
     with pytest.raises(ConfigError, match=f"{name} leads out of it"):
         launch(
             config_of(logging=SINKS | {"tensorboard": {"seeds": "separate"}}), new, num_seeds=2, cache=False
