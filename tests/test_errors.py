@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jaxtrain.errors import MISSING, ConfigError, Problem, nearest, raised
+from jaxtrain.errors import MISSING, ConfigError, Problem, nearest, raised, shortened, shown
 
 
 def test_under_puts_a_path_before_every_fault():
@@ -53,3 +53,20 @@ def test_what_other_code_raised_is_one_line_with_its_innermost_frames_first():
     frame = r"test_errors\.py:\d+ in deep"
     assert re.fullmatch(rf"RuntimeError: two \({', '.join([frame] * 4)}\)", raised(caught.value))
     assert raised(ValueError()) == "ValueError"
+
+
+@given(st.text())
+def test_what_is_shown_is_one_line_of_characters_that_a_terminal_prints(text):
+    assert shown(text).isprintable()
+    assert shown(text) == text or not text.isprintable()
+
+
+def test_orders_to_a_terminal_are_shown_wherever_they_stand_in_an_error():
+    said = str(Problem("a\x1b[2J", "\x1b[31m", "is in \x9b1m \u202e \udcff"))
+    assert said == r"a\x1b[2J = '\x1b[31m': is in \x9b1m \u202e \udcff"
+
+
+def test_a_long_value_loses_its_middle_and_one_that_has_no_text_says_its_type():
+    assert len(str(Problem("a" * 10**6, ["b"] * 10**6, "needs less"))) < 1200
+    assert shortened("ab" * 300) == f"{'ab' * 125} … 100 more … {'ab' * 125}"
+    assert str(Problem("a", 10**5000, "needs less")) == "a = <int>: needs less"
