@@ -6,7 +6,6 @@ in a checkpoint. What is read from a directory is data: nothing in it is execute
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import socket
@@ -19,6 +18,7 @@ from typing import Any, Self
 
 from jaxtrain.config.modules import RUN
 from jaxtrain.errors import MISSING, ConfigError, Problem
+from jaxtrain.runs import about as texts
 from jaxtrain.runs import disk
 from jaxtrain.runs import lock as locks
 from jaxtrain.runs.lock import now
@@ -28,6 +28,8 @@ README = """\
 A run of jaxtrain.
 
 - `config.yaml`: what was asked for, complete
+- the sha256 in line 1 of `config.yaml` and in line 2 of `run.json` is of all other lines: who changes such a
+  file takes that line away
 - `run.json`: seed; from which checkpoint of another run it began, if from one; path and sha256 of each module
   of one's own that the config names; for each start of the run: versions, device, command, how it ended
 - `metrics.jsonl`: the log, a JSON object a line: name, update, env_steps, time, values (lists over seeds)
@@ -52,6 +54,7 @@ _NO_LOCKS = (
     "is on a file system without locks ({}), where nothing keeps a second process out. Give another, or set "
     f"{locks.VARIABLE}=file: then a file says that it is taken, to be deleted by hand after a kill"
 )
+_MOST = 1 << 26  # bytes of `run.json`, or of `config.yaml`
 _FLAGS = ("JAX_", "XLA_", "CUDA_VISIBLE_DEVICES", "NVIDIA_TF32_OVERRIDE", "TF_CPP_")
 _SECRET = re.compile(r"KEY|TOKEN|SECRET|PASSWORD|CREDENTIAL", re.I)
 
@@ -173,12 +176,12 @@ class RunDirectory:
     def write_about(self, about: Mapping[str, Any]) -> None:
         """Write `run.json`."""
         self.check()
-        disk.write(self.path / RUN, json.dumps(about, indent=2) + "\n")
+        disk.write(self.path / RUN, texts.written(about))
 
     def describe(self, config: str) -> None:
         """Write the config and a note on what is where."""
         self.check()
-        disk.write(self.path / CONFIG, config)
+        disk.write(self.path / CONFIG, texts.sealed(config))
         if not (self.path / "README.md").exists():
             disk.write(self.path / "README.md", README)
 
@@ -187,32 +190,56 @@ def read_about(path: Path) -> dict[str, Any]:
     """What `run.json` says.
 
     Raises:
-      ConfigError: there is none, or it cannot be read.
+      ConfigError: there is none, or it cannot be read, or it has changed since it was written.
     """
     try:
-        about = json.loads((path / RUN).read_text(encoding="utf-8"))
-        if not isinstance(about, dict) or not isinstance(about.get("starts"), list):
-            raise ValueError("it has no starts")
-        return about
+        return texts.read(_bytes(inside(path, RUN)))
     except FileNotFoundError:
         missing = f"{RUN} in it" if path.is_dir() else "such directory"
         rule = f"holds no run: there is no {missing}"
     except OSError as error:
         rule = f"holds no run that can be read: {RUN}: {error.strerror}"
     except ValueError as error:
-        rule = f"holds no run that can be read: {RUN} is not that of a run ({error})"
+        rule = f"holds no run that can be read: {RUN} {error}"
     raise ConfigError([Problem(f"directory {str(path)!r}", MISSING, rule)])
+
+
+def config_of(path: Path) -> Path:
+    """The config of a run, to read.
+
+    Raises:
+      ConfigError: it has changed since it was written.
+    """
+    found = inside(path, CONFIG)
+    try:
+        texts.check_config(_bytes(found))
+    except OSError:
+        pass  # whoever reads it says so
+    except ValueError as error:
+        raise ConfigError([Problem(str(found), MISSING, str(error))]) from None
+    return found
+
+
+def _bytes(path: Path) -> bytes:
+    with path.open("rb") as file:
+        data = file.read(_MOST + 1)
+    if len(data) > _MOST:
+        raise ValueError(f"has more than {_MOST:,} bytes")
+    return data
 
 
 def inside(directory: Path, name: str) -> Path:
     """The path of something in a run's directory.
 
     Raises:
-      ConfigError: a name that leads out of it, by `..` or by a link.
+      ConfigError: a name that leads out of it, by `..` or by a link, or to what is no file: a pipe blocks.
     """
-    path = directory / name
+    path, rule = directory / name, ""
     if not path.resolve().is_relative_to(directory.resolve()):
         rule = f"{name} leads out of it, to {path.resolve()}; a run's files are all in its directory"
+    elif path.exists() and not (path.is_file() or path.is_dir()):
+        rule = f"has {name}, which is neither a file nor a directory"
+    if rule:
         raise ConfigError([Problem(f"directory {str(directory)!r}", MISSING, rule)])
     return path
 

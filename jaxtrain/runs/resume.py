@@ -19,7 +19,7 @@ import numpy as np
 
 from jaxtrain.config import modules
 from jaxtrain.config import yaml as files
-from jaxtrain.config.schema import INTERVALS, Config, load_config, resolved, to_dict
+from jaxtrain.config.schema import INTERVALS, Config, dump, load_config, resolved, to_dict
 from jaxtrain.errors import MISSING, ConfigError, Problem
 from jaxtrain.events.event import Part
 from jaxtrain.loop.fit import fit
@@ -72,7 +72,7 @@ def stored_config(directory: Path, overrides: Sequence[str] = ()) -> Config:
     Raises:
       ConfigError: it cannot be read; for one that only Python can make, says to call `launch`.
     """
-    path = inside(directory, CONFIG)
+    path = rundir.config_of(directory)
     modules.restore(read_about(directory).get("modules", {}))
     try:
         fit(load_config(path), ())
@@ -101,7 +101,7 @@ def reconcile(
     Raises:
       ConfigError: a line for everything that makes it another run.
     """
-    stored = files.read(inside(directory, CONFIG))
+    stored = files.read(rundir.config_of(directory))
     parts = {name: getattr(config, name) for name in INTERVALS if getattr(config, name).every is None}
     kept = {n: dataclasses.replace(p, every=stored.get(n, {}).get("every")) for n, p in parts.items()}
     total, old_total = config.total_env_steps, int((saved or stored)["total_env_steps"])
@@ -182,10 +182,10 @@ def _check_logs(directory: Path, logs: Any) -> None:
         raise ConfigError([Problem(f"directory {str(directory)!r}", MISSING, rule)])
 
 
-def _has_updates(log: Path) -> bool:
+def _has_updates(path: Path) -> bool:
     """Whether anything was logged after the first checkpoint, which is that of a run's very beginning."""
     try:
-        with log.open(encoding="utf-8") as lines:
+        with path.open(encoding="utf-8") as lines:
             return any('"update": 0,' not in line for line in lines if line.endswith("\n"))
     except (FileNotFoundError, UnicodeDecodeError):
         return False
@@ -334,6 +334,7 @@ def start_run(
     if start_from is None:
         seeds = dataclasses.replace(Seeds(0, None, 1), **asked)
         config = resolved(config)
+        files.parse(dump(config).encode(), "the config as a text")  # which is read when the run goes on
     else:
         place = Path(start_from)
         stored, found = Seeds.of(rundir.read_about(place)), find(place)

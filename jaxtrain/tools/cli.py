@@ -23,7 +23,7 @@ from jaxtrain.config import experiments, modules
 from jaxtrain.config import schema as configs
 from jaxtrain.config import yaml as files
 from jaxtrain.config.registry import ALGORITHMS, EVENTS, SINKS, load_object
-from jaxtrain.errors import MISSING, ConfigError, ContractError, Problem, nearest
+from jaxtrain.errors import MISSING, ConfigError, ContractError, Problem, nearest, shown
 from jaxtrain.runs import signals
 from jaxtrain.runs.resume import MAY_CHANGE
 from jaxtrain.tools import commands, output, short
@@ -68,7 +68,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; `arguments` are those of the process if left out."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     if arguments and not arguments[0].startswith("-") and arguments[0] not in COMMANDS:
-        print(f"jaxtrain: {arguments[0]}: no such command{nearest(arguments[0], COMMANDS)}", file=sys.stderr)
+        near = nearest(arguments[0], COMMANDS)
+        output.warn(f"jaxtrain: {arguments[0]}: no such command{near}")
         return 2
     with _messages(), signals.leaving(), modules.looking_in(_places(arguments) if _runs(arguments) else []):
         try:
@@ -82,7 +83,7 @@ class _Lines(logging.Handler):
     """Prints to what is standard error by then: a live display puts itself there, to stay below."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        output.warn(self.format(record))
+        output.warn(*self.format(record).split("\n"))
 
 
 @contextmanager
@@ -94,7 +95,7 @@ def _messages() -> Generator[None]:
 
     def as_line(message: Warning | str, category: type[Warning], *rest: Any) -> str:
         ours = str(message).startswith("jaxtrain: ")
-        return f"{message}\n" if ours else plain(message, category, *rest)
+        return f"{shown(str(message))}\n" if ours else plain(message, category, *rest)
 
     logger.addHandler(handler)
     logger.setLevel(logging.INFO)
@@ -166,7 +167,7 @@ def _run(arguments: Sequence[str]) -> int:
         if options.command == "list":
             if rest:
                 raise ConfigError([Problem(rest[0], MISSING, "`list` takes no more arguments")])
-            print(listing(options.what))
+            output.say(*listing(options.what).split("\n"))
             return 0
         if options.command in ("runs", "evaluate", "verify"):
             if rest:
@@ -181,11 +182,12 @@ def _run(arguments: Sequence[str]) -> int:
         if options.command == "plan":
             from jaxtrain.runs.plan import plan
 
-            print(plan(config))
+            output.say(*plan(config).split("\n"))
             return 0
         return commands.train(config, options)
     except (ConfigError, ContractError) as error:
-        output.warn(f"jaxtrain: {str(error).replace(chr(10), chr(10) + '          ')}")
+        first, *others = str(error).split("\n")
+        output.warn(f"jaxtrain: {first}", *(f"          {line}" for line in others))
         return 2
 
 

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from jaxtrain.config.schema import Config
-from jaxtrain.errors import MISSING, ConfigError, Problem
+from jaxtrain.errors import MISSING, ConfigError, Problem, shown
 from jaxtrain.runs import directory as rundir
 from jaxtrain.runs.manager import manifests, over_seeds
 from jaxtrain.runs.resume import stored_config
@@ -60,7 +60,7 @@ def _launch(config: Config, directory: Path, **given: Any) -> int:
     try:
         ending = launch(config, directory, **given)
     except (FloatingPointError, OSError, rundir.DirectoryLost) as error:
-        output.warn(f"jaxtrain: {error}")
+        output.warn(*f"jaxtrain: {error}".split("\n"))
         if isinstance(error, OSError):
             output.warn(f"jaxtrain: the last checkpoint is whole; jaxtrain resume {directory}")
         return 1
@@ -87,15 +87,16 @@ def runs(options: argparse.Namespace) -> int:
         raise ConfigError([Problem(f"directory {options.root!r}", MISSING, "there is no such directory")])
     found = rows(options.root)
     if not found:
-        print(f"no runs in {options.root}")
+        output.say(f"no runs in {options.root}")
         return 0
-    width = max(3, *(len(str(row.path)) for row in found))
+    width = max(3, *(len(shown(str(row.path))) for row in found))
     head = f"{'seeds':>5}  {'state':<10}  {'done':>5}  {'env steps':>15}  {'last return':>23}  last start"
-    print(f"{'run':<{width}}  {head}")
+    output.say(f"{'run':<{width}}  {head}")
     for row in found:
         last = "" if row.last_return is None else f"{row.last_return:,.1f} ({row.return_of})"
         done = f"{row.progress:>5.0%}  {row.env_steps:>15,}"
-        print(f"{row.path!s:<{width}}  {row.seeds:>5}  {row.state:<10}  {done}  {last:>23}  {row.started}")
+        name = f"{shown(str(row.path)):<{width}}"
+        output.say(f"{name}  {row.seeds:>5}  {row.state:<10}  {done}  {last:>23}  {row.started}")
     return 0
 
 
@@ -113,14 +114,14 @@ def evaluate(options: argparse.Namespace) -> int:
     awake = trainer.num_updates if (stopped < 0).any() else stopped.max()
     told = [u for u in trainer.timetable.get("evaluation", ()) if u <= awake or u == trainer.num_updates]
     marks = [per * u for u in told if per * u <= env_steps]
-    print(f"checkpoint    {env_steps:,} env steps ({which})")
+    output.say(f"checkpoint    {env_steps:,} env steps ({which})")
     logged = f"logged at {marks[-1]:,}" if marks else ""
-    print(f"{'':<14}{'now':<12}{logged:<26}{'each seed' if saved.seeds.count > 1 else ''}".rstrip())
+    output.say(f"{'':<14}{'now':<12}{logged:<26}{'each seed' if saved.seeds.count > 1 else ''}".rstrip())
     for name, values in report.items():
         each = "" if values.ndim == 0 else ", ".join(f"{v:g}" for v in values)
         then = saved.state.metrics.get(f"evaluation/{name}") if marks else None
         before = "" if then is None else _text(over_seeds(then))
-        print(f"{name:<14}{_text(over_seeds(values)):<12}{before:<26}{each}".rstrip())
+        output.say(f"{name:<14}{_text(over_seeds(values)):<12}{before:<26}{each}".rstrip())
     return 0
 
 
@@ -135,6 +136,15 @@ def _about(manifest: Mapping[str, Any]) -> str:
     return f"whole  {manifest['reason']:<9}{judged}".rstrip()
 
 
+def _changed(directory: str) -> list[str]:
+    """A line on a run's `config.yaml`, if it has changed; who reads `run.json` says so of that."""
+    try:
+        rundir.config_of(Path(directory))
+    except ConfigError as error:
+        return [f"{rundir.CONFIG}  {problem.rule}" for problem in error.problems]
+    return []
+
+
 def verify(options: argparse.Namespace) -> int:
     """Check every checkpoint of a run; with --replay also that it can be run again to the same bits."""
     from jaxtrain.runs.load import replay, verdicts
@@ -144,17 +154,20 @@ def verify(options: argparse.Namespace) -> int:
     for path, problem in found.items():
         manifest = said.get(int(path.name))  # none of one that the run has deleted since
         if problem is not None or manifest is not None:
-            print(f"{path.name}  {problem or _about(manifest or {})}")
+            output.say(f"{path.name}  {problem or _about(manifest or {})}")
     if not found:
-        print("no checkpoint yet")
+        output.say("no checkpoint yet")
     for path in sorted((Path(options.directory) / rundir.CHECKPOINTS).glob("*.set-aside*")):
-        print(f"{path.name}  was found damaged when the run went on; nothing reads it")
-    bad = not found or any(problem is not None for problem in found.values())
+        output.say(f"{path.name}  was found damaged when the run went on; nothing reads it")
+    changed = _changed(options.directory)
+    for line in changed:
+        output.say(line)
+    bad = not found or bool(changed) or any(problem is not None for problem in found.values())
     if options.replay:
         begun = time.monotonic()
         before, after, differs = replay(options.directory)
         verdict = "the same bits" if differs is None else f"differs, first in {differs}"
         seconds = time.monotonic() - begun
-        print(f"replay from {before:,} to {after:,} env steps: {verdict} ({seconds:.0f} s)")
+        output.say(f"replay from {before:,} to {after:,} env steps: {verdict} ({seconds:.0f} s)")
         bad |= differs is not None
     return int(bad)

@@ -10,19 +10,21 @@ import sys
 from contextlib import suppress
 from typing import TextIO
 
-
-def say(text: str) -> None:
-    """Print a line to standard output; see `warn`."""
-    _print(text, sys.stdout)
+from jaxtrain.errors import shown
 
 
-def warn(text: str) -> None:
-    """Print a line to standard error.
+def say(*lines: str) -> None:
+    """Print lines to standard output; see `warn`."""
+    _print("\n".join(map(shown, lines)), sys.stdout)
+
+
+def warn(*lines: str) -> None:
+    """Print lines to standard error. Names in them may be a stranger's: an order to a terminal is shown as text.
 
     A stream that takes none any more, as of a closed terminal or on a full disk, is silent from then on: a
     run does not end for that, and neither does the interpreter fail as it flushes what it could not write.
     """
-    _print(text, sys.stderr)
+    _print("\n".join(map(shown, lines)), sys.stderr)
 
 
 def _print(text: str, stream: TextIO | None) -> None:

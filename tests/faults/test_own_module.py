@@ -110,9 +110,10 @@ def test_a_module_planted_in_the_run_is_not_executed(original, module):
     planted = run / "own_reinforce.py"
     planted.write_text(f"open({str(run / 'executed')!r}, 'w')\n")
     digest = hashlib.sha256(planted.read_bytes()).hexdigest()
-    hostile = json.loads(about) | {"modules": {"own_reinforce": {"path": str(planted), "sha256": digest}}}
+    said = {name: value for name, value in json.loads(about).items() if name != "sha256"}
+    hostile = said | {"modules": {"own_reinforce": {"path": str(planted), "sha256": digest}}}
     try:
-        for text in (json.dumps(hostile), json.dumps(json.loads(about) | {"modules": {}})):
+        for text in (json.dumps(hostile), json.dumps(said | {"modules": {}})):
             (run / "run.json").write_text(text)
             code, err = say("resume", run, cwd=run)
             assert code == 2 and "own_reinforce" in err and not (run / "executed").exists()

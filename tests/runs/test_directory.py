@@ -12,10 +12,19 @@ from jaxtrain.runs import directory as rundir
 
 
 def test_what_a_run_says_of_itself_is_read_back_and_what_says_nothing_is_named(tmp_path):
+    said = {
+        "id": "a",
+        "seed": 3,
+        "key": None,
+        "num_seeds": 1,
+        "seeds": None,
+        "start_from": None,
+        "starts": [],
+    }
     with rundir.RunDirectory(tmp_path / "run") as run:
-        run.write_about({"seed": 3, "starts": []})
+        run.write_about(said)
         run.describe("env: {}\n")
-    assert rundir.read_about(tmp_path / "run") == {"seed": 3, "starts": []}
+    assert rundir.read_about(tmp_path / "run") == said
     assert {path.name for path in (tmp_path / "run").iterdir()} == {
         "run.json",
         "config.yaml",
@@ -27,7 +36,7 @@ def test_what_a_run_says_of_itself_is_read_back_and_what_says_nothing_is_named(t
     for text, words in (
         ("{", "is not that of a run"),
         ("[]", "has no starts"),
-        ('{"starts": 1}', "no starts"),
+        ('{"starts": 1}', "its starts is '1'"),
     ):
         (tmp_path / "run" / "run.json").write_text(text)
         with pytest.raises(ConfigError, match=words):
