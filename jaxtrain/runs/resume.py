@@ -27,7 +27,7 @@ from jaxtrain.loop.state import TrainState
 from jaxtrain.loop.trainer import History, Trainer
 from jaxtrain.random import as_key
 from jaxtrain.runs import directory as rundir
-from jaxtrain.runs import disk, manager, snapshot
+from jaxtrain.runs import disk, log, manager, snapshot
 from jaxtrain.runs import lock as locks
 from jaxtrain.runs.checkpoint import Damaged
 from jaxtrain.runs.directory import CHECKPOINTS, CONFIG, LOG, RUN, inside, read_about
@@ -192,10 +192,10 @@ def _has_updates(path: Path) -> bool:
 
 
 def rewind(directory: Path, logs: Mapping[str, int]) -> list[str]:
-    """Cut every log back to its length at a checkpoint; those that did not exist then go.
+    """Cut every log back to its length at a checkpoint, and to a whole row; those that did not exist then go.
 
     Returns:
-      A sentence for each that is shorter than it was, whose rows are lost.
+      A sentence for each that is shorter than it was, whose rows are lost, or is not as it was written.
     """
     lost: list[str] = []
     for name, length in logs.items():
@@ -207,6 +207,7 @@ def rewind(directory: Path, logs: Mapping[str, int]) -> list[str]:
             )
         else:
             disk.cut(path, length)
+        lost += log.mend(path) if name == LOG else []
     later = [inside(directory, LOG), *inside(directory, "tensorboard").rglob("*tfevents*")]
     for path in later:
         if path.is_file() and path.relative_to(directory).as_posix() not in logs:

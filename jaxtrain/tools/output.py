@@ -19,7 +19,7 @@ def say(*lines: str) -> None:
 
 
 def warn(*lines: str) -> None:
-    """Print lines to standard error. Names in them may be a stranger's: an order to a terminal is shown as text.
+    """Print lines to standard error. An order to a terminal, as in a stranger's name, is shown as text.
 
     A stream that takes none any more, as of a closed terminal or on a full disk, is silent from then on: a
     run does not end for that, and neither does the interpreter fail as it flushes what it could not write.
