@@ -31,7 +31,8 @@ A run of jaxtrain.
 - the sha256 in line 1 of `config.yaml` and in line 2 of `run.json` is of all other lines: who changes such a
   file takes that line away
 - `run.json`: seed; from which checkpoint of another run it began, if from one; path and sha256 of each module
-  of one's own that the config names; for each start of the run: versions, device, command, how it ended
+  of one's own that the config names; for each start of the run: versions, device, settings, command, how it
+  ended
 - `metrics.jsonl`: the log, a JSON object a line: name, update, env_steps, time, values (lists over seeds)
 - `tensorboard/`, `wandb/`: mirrors of it
 - `checkpoints/ENV_STEPS/`: all of the state; `sha256sum -c manifest.sha256` in one checks its manifest,
@@ -244,11 +245,18 @@ def inside(directory: Path, name: str) -> Path:
     return path
 
 
-def this_start(
-    resumed_at: int | None, versions: Mapping[str, str], device: Mapping[str, Any]
-) -> dict[str, Any]:
-    """What is worth knowing of this process; nothing of the environment whose name hints at a secret."""
-    flags = {k: v for k, v in sorted(os.environ.items()) if k.startswith(_FLAGS)}
+def flags() -> dict[str, str]:
+    """What the environment tells JAX and XLA; nothing whose name hints at a secret."""
+    found = {k: v for k, v in sorted(os.environ.items()) if k.startswith(_FLAGS)}
+    return {k: v for k, v in found.items() if not _SECRET.search(k)}
+
+
+def this_start(resumed_at: int | None, machine: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """What is worth knowing of this process.
+
+    Args:
+      machine: what it computes by, see `machine.now`.
+    """
     return {
         "command": sys.argv,
         "working_directory": os.getcwd(),
@@ -258,9 +266,8 @@ def this_start(
         "resumed_at": resumed_at,
         "ended": None,
         "exit": None,
-        "device": dict(device),
-        "versions": dict(versions),
-        "flags": {k: v for k, v in flags.items() if not _SECRET.search(k)},
+        **machine,
+        "flags": flags(),
         "git": _git(),
     }
 

@@ -27,7 +27,7 @@ from jaxtrain.loop.state import TrainState
 from jaxtrain.loop.trainer import History, Trainer
 from jaxtrain.random import as_key
 from jaxtrain.runs import directory as rundir
-from jaxtrain.runs import disk, log, manager, snapshot
+from jaxtrain.runs import disk, log, machine, manager, snapshot
 from jaxtrain.runs import lock as locks
 from jaxtrain.runs.checkpoint import Damaged
 from jaxtrain.runs.directory import CHECKPOINTS, CONFIG, LOG, RUN, inside, read_about
@@ -338,7 +338,8 @@ def start_run(
         files.parse(dump(config).encode(), "the config as a text")  # which is read when the run goes on
     else:
         place = Path(start_from)
-        stored, found = Seeds.of(rundir.read_about(place)), find(place)
+        said, found = rundir.read_about(place), find(place)
+        stored = Seeds.of(said)
         if found is None:
             raise ConfigError([Problem("start_from", str(place), "holds no checkpoint yet")])
         config, notes = reconcile(place, config, _described(events), found.manifest.get("config"))
@@ -348,6 +349,7 @@ def start_run(
             notes.append(
                 "that is all of its env steps: only to save is left; total_env_steps makes it longer"
             )
+        notes += machine.notes(said["starts"])
         seeds, arrays, manifest = stored.narrowed(asked), found.arrays, found.manifest
         source = {"directory": str(place.resolve()), "env_steps": found.env_steps}
         if seeds.all != stored.all:
@@ -401,6 +403,7 @@ def resume_run(
         about = {**about, "start_from": begun.about["start_from"]}
         return dataclasses.replace(begun, about=about, notes=[*notes, *begun.notes])
     _check_length(config, place, found)
+    notes += machine.notes(about["starts"])
     return RunPlan(config, seeds, about, found.arrays, found.manifest, found, notes)
 
 

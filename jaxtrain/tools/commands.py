@@ -18,6 +18,7 @@ import numpy as np
 from jaxtrain.config.schema import Config
 from jaxtrain.errors import MISSING, ConfigError, Problem, shown
 from jaxtrain.runs import directory as rundir
+from jaxtrain.runs import machine
 from jaxtrain.runs.manager import manifests, over_seeds
 from jaxtrain.runs.resume import stored_config
 from jaxtrain.tools import output, short
@@ -165,6 +166,8 @@ def verify(options: argparse.Namespace) -> int:
     bad = not found or bool(changed) or any(problem is not None for problem in found.values())
     if options.replay:
         begun = time.monotonic()
+        for note in machine.notes(rundir.read_about(Path(options.directory))["starts"]):
+            say(f"jaxtrain: {note}", error=True)
         before, after, differs = replay(options.directory)
         verdict = "the same bits" if differs is None else f"differs, first in {differs}"
         seconds = time.monotonic() - begun

@@ -69,7 +69,7 @@ def test_a_name_that_leads_out_of_a_directory_is_refused(tmp_path, name):
 def test_a_start_says_the_flags_and_no_secret(monkeypatch):
     monkeypatch.setenv("XLA_FLAGS", "--some")
     monkeypatch.setenv("JAX_API_KEY", "5ec2e7")
-    about = rundir.this_start(8, {"jax": "1"}, {"kind": "cpu"})
+    about = rundir.this_start(8, {"versions": {"jax": "1"}, "device": {"kind": "cpu"}})
     assert about["flags"]["XLA_FLAGS"] == "--some" and "5ec2e7" not in str(about)
     assert (about["pid"], about["resumed_at"], about["exit"]) == (os.getpid(), 8, None)
 
@@ -123,12 +123,12 @@ def test_git_is_asked_for_the_commit_and_nothing_that_the_repository_plants_is_r
     for path in marks.iterdir():
         path.unlink()
     monkeypatch.chdir(place)
-    assert rundir.this_start(None, {}, {})["git"] == {"commit": commit, "dirty": False}
+    assert rundir.this_start(None, {})["git"] == {"commit": commit, "dirty": False}
     (place / "text").write_text("TEXT\n")
-    assert rundir.this_start(None, {}, {})["git"] == {"commit": commit, "dirty": True}
+    assert rundir.this_start(None, {})["git"] == {"commit": commit, "dirty": True}
     tree = subprocess.run(["git", "rev-parse", "HEAD^{tree}"], capture_output=True, text=True).stdout.strip()
     (place / ".git" / "objects" / tree[:2] / tree[2:]).unlink()  # which git would fetch
-    assert rundir.this_start(None, {}, {})["git"] is None
+    assert rundir.this_start(None, {})["git"] is None
     assert list(marks.iterdir()) == []
     for words in (["status"], ["cat-file", "-p", tree]):  # as it is asked at a shell
         subprocess.run(["git", *words], capture_output=True)
