@@ -15,6 +15,7 @@ from typing import Any, TextIO
 
 import numpy as np
 
+from jaxtrain.errors import shown
 from jaxtrain.sinks.base import Closing, non_finite
 from jaxtrain.types import Record, RunInfo
 
@@ -87,12 +88,12 @@ class Console(Closing):
         self._print("  ".join(self._state.parts().values()))
 
     def _print(self, line: str) -> None:
-        print(line, file=self._file, flush=True)
+        print(shown(line), file=self._file, flush=True)
 
     def _say(self, line: str) -> None:
         """A line that stays, above the live display where there is one."""
         if self._live is not None:
-            self._live.console.print(line, style="bold red", markup=False)
+            self._live.console.print(shown(line), style="bold red", markup=False)
         else:
             self._print(line)
 
@@ -116,7 +117,7 @@ class Console(Closing):
         bar = Table.grid(padding=(0, 1))
         bar.add_column(max_width=20, no_wrap=True)  # of a long name the bar's line still has to fit
         bar.add_row(
-            Text(state.name, "bold"),
+            Text(shown(state.name), "bold"),
             ProgressBar(state.total, min(state.done, state.total), width=30),
             Text(parts["percent"], "bold cyan"),
             Text(f"{_duration(time.monotonic() - state.begun)} elapsed", "dim"),

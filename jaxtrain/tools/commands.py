@@ -132,9 +132,10 @@ def _text(value: float | None) -> str:
 
 def _about(manifest: Mapping[str, Any]) -> str:
     """A whole checkpoint: why it was made, and what it is judged by."""
-    best = manifest["best"]
-    judged = f"  {best['metric']} {_text(best['value'])}" if best and best["value"] is not None else ""
-    return f"whole  {manifest['reason']:<9}{judged}".rstrip()
+    best: Any = manifest.get("best")
+    by, value = (best.get("metric"), best.get("value")) if isinstance(best, dict) else (None, None)
+    judged = f"  {by} {_text(value)}" if isinstance(value, float) else ""
+    return f"whole  {manifest.get('reason')!s:<9}{judged}".rstrip()
 
 
 def _changed(directory: str) -> list[str]:

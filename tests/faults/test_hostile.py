@@ -234,6 +234,21 @@ def test_a_manifest_whose_logs_are_none_is_refused_and_nothing_is_cut(run, logs)
     assert listing(run, but=["lock"]) == before
 
 
+def test_to_verify_a_checkpoint_that_says_odd_things_of_itself_prints_them_as_text(run, capsys):
+    resealed(newest(run), reason="\x1b[2J", best={"metric": "\x9b1m\n0000000000099  whole", "value": 1.0})
+    assert cli.main(["verify", str(run)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[-1].isprintable() and lines[-1].startswith(r"0000000000016  whole  \x1b[2J")
+    for odd in ({"reason": {}, "best": 3}, {"best": {"value": "high"}}, {"best": {"value": 1.0}}):
+        resealed(newest(run), **odd)
+        assert cli.main(["verify", str(run)]) == 0
+    manifest = newest(run) / "manifest.json"
+    manifest.write_text('{"format":' * 100_000)
+    digest = hashlib.sha256(manifest.read_bytes()).hexdigest()
+    (newest(run) / "manifest.sha256").write_text(f"{digest}  manifest.json\n")
+    assert cli.main(["verify", str(run)]) == 1 and "is none of a checkpoint" in capsys.readouterr().out
+
+
 def test_files_of_a_manifest_that_are_outside_are_damage(run, outside):
     for name in ("../../../../outside/file", str(outside / "file")):
         data = (outside / "file").read_bytes()
