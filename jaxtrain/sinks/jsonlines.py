@@ -41,10 +41,8 @@ class JsonLines(Closing):
     def open(self, run: RunInfo) -> None:
         self._check()
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        with (
-            naming(self.path),
-            self.path.open("a+b", buffering=0) as file,
-        ):  # what cannot be written is known now
+        # What cannot be written is known now.
+        with naming(self.path), self.path.open("a+b", buffering=0) as file:
             if file.tell():
                 file.seek(-1, os.SEEK_END)
                 if file.read(1) != b"\n":  # a row that was cut off keeps a line of its own

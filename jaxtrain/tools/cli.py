@@ -42,6 +42,7 @@ A field of the config is set by its name with dashes, after the file:
 
   jaxtrain train cartpole_ppo --algorithm.learning-rate 3e-4 --env.num-envs 128
 
+The modules that FILE names are imported, also to plan and to list its fields: read a stranger's file first.
 With FILE, or --algorithm.name NAME, --help lists the fields of that algorithm, one of your own as well.
 
 A FLOAT|SCHEDULE is a number, or moves with the env steps done; `over` unset is the whole run:
@@ -242,7 +243,8 @@ def _parser(algorithm: type[Any] | None) -> argparse.ArgumentParser:
     _evaluate_arguments(evaluate)
     verify = add("verify", "check every checkpoint of a run", "DIR [--replay]")
     verify.add_argument("directory", metavar="DIR", help="of the run")
-    verify.add_argument("--replay", action="store_true", help="run the last interval again, compare the bits")
+    replay = "run the last interval again, compare the bits; imports what the run names"
+    verify.add_argument("--replay", action="store_true", help=replay)
     plan = add("plan", "say what a run would do; run nothing", fields, epilog)
     plan.add_argument("file", metavar="FILE", help=FILE)
     kinds = ("envs", "algorithms", "events", "sinks", "experiments")
