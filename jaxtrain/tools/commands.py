@@ -168,7 +168,7 @@ def verify(options: argparse.Namespace) -> int:
     if options.replay:
         begun = time.monotonic()
         for note in machine.notes(rundir.read_about(Path(options.directory))["starts"]):
-            say(f"jaxtrain: {note}", error=True)
+            output.warn(f"jaxtrain: {note}")
         before, after, differs = replay(options.directory)
         verdict = "the same bits" if differs is None else f"differs, first in {differs}"
         seconds = time.monotonic() - begun
