@@ -1,5 +1,15 @@
 """Train reinforcement-learning agents in JAX: a whole run as one compiled, pure program."""
 
+import sys as _sys
+
+# `python -m` has put the working directory first: of this program, no file there is imported as a library.
+if (
+    _sys.argv[:1] == ["-m"]
+    and not _sys.flags.safe_path
+    and any(way in "\0".join(_sys.orig_argv) for way in ("m\0jaxtrain", "-mjaxtrain"))
+):
+    del _sys.path[0]
+
 from jaxtrain import rl, sinks
 from jaxtrain.algorithms.dqn import DQN
 from jaxtrain.algorithms.ppo import PPO

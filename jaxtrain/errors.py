@@ -24,8 +24,9 @@ class Problem(NamedTuple):
     rule: str
 
     def __str__(self) -> str:
-        shown = "" if self.value is MISSING else f" = {self.value!r}"
-        return " ".join(line.strip() for line in f"{self.path}{shown}: {self.rule}".splitlines())
+        value = "" if self.value is MISSING else f" = {shortened(_repr(self.value))}"
+        lines = f"{shortened(self.path)}{value}: {self.rule}".splitlines()
+        return shown(" ".join(line.strip() for line in lines))
 
     def __reduce__(self) -> tuple[Any, ...]:
         """As another process gets it: see `_sendable`; no value as none."""
@@ -121,10 +122,31 @@ def raised(error: BaseException) -> str:
     return f"{words} ({where})" if where else words
 
 
+def _repr(value: Any) -> str:
+    try:
+        return repr(value)
+    except Exception:  # an int of too many digits, or whatever an object of the user's does
+        return f"<{type(value).__name__}>"
+
+
+_LONG = 500  # characters of one value in an error
+
+
+def shortened(text: str) -> str:
+    """A text without its middle, if it is long."""
+    cut = len(text) - _LONG
+    return text if cut <= 0 else f"{text[: _LONG // 2]} … {cut:,} more … {text[-_LONG // 2 :]}"
+
+
+def shown(text: str) -> str:
+    """A text that may be a stranger's, for a terminal: what cannot be printed as its escape."""
+    return text if text.isprintable() else "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """`; the nearest known is 'x'`, or a short list of what is known where nothing is near."""
     known = sorted(known)
-    close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
+    close = difflib.get_close_matches(name[:200], known, n=1, cutoff=0.6)
     if close:
         return f"; the nearest known is {close[0]!r}"
     return f"; known: {', '.join(known)}" if 0 < len(known) <= 12 else ""

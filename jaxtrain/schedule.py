@@ -16,6 +16,17 @@ from functools import reduce
 from numbers import Real
 from typing import Any
 
+MOST_MARKS = 2_000_000  # of one event: its history has a row for each, on the device too
+
+
+def too_many(interval: int, env_steps_per_update: int, num_updates: int) -> str | None:
+    """What to do about an interval that is due too often in a run; None for one that is not."""
+    times = num_updates * env_steps_per_update // max(interval, env_steps_per_update)
+    if times <= MOST_MARKS:
+        return None
+    least = -(-num_updates // MOST_MARKS) * env_steps_per_update
+    return f"is due {times:,} times, at most {MOST_MARKS:,} are kept; needs {least} env steps or more"
+
 
 @dataclass(frozen=True)
 class Schedule:
@@ -44,7 +55,7 @@ class Schedule:
         """The updates after which it is due, sorted, each once; 0 is before the first.
 
         Raises:
-          ValueError: if it would never fire in this run, or a mark lies behind the end.
+          ValueError: if it would never fire in this run, or too often, or a mark lies behind the end.
         """
         total = env_steps_per_update * num_updates
         late = [m for m in self.marks if m > total]
@@ -54,6 +65,8 @@ class Schedule:
         for n in self.intervals:
             if n > total:
                 raise ValueError(f"every({n}) never fires in a run of {total} env steps")
+            if rule := too_many(n, env_steps_per_update, num_updates):
+                raise ValueError(f"every({n}) {rule}")
             if n <= env_steps_per_update:  # a mark in every update
                 due.update(range(1, num_updates + 1))
             else:

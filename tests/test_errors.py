@@ -12,7 +12,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jaxtrain import PPO
-from jaxtrain.errors import MISSING, ConfigError, ContractError, Fault, Problem, nearest, raised
+from jaxtrain.errors import (
+    MISSING,
+    ConfigError,
+    ContractError,
+    Fault,
+    Problem,
+    nearest,
+    raised,
+    shortened,
+    shown,
+)
 from jaxtrain.loop.train import Interrupted
 from jaxtrain.runs.checkpoint import Damaged
 from jaxtrain.runs.snapshot import Mismatch
@@ -83,3 +93,20 @@ def test_an_error_says_the_same_in_another_process(way, value):
 def test_each_error_of_the_library_goes_to_another_process(way, kind):
     assert str(way(kind("why"))) == "why" and type(way(kind("why"))) is kind
     assert way(Interrupted(None)).result is None
+
+
+@given(st.text())
+def test_what_is_shown_is_one_line_of_characters_that_a_terminal_prints(text):
+    assert shown(text).isprintable()
+    assert shown(text) == text or not text.isprintable()
+
+
+def test_orders_to_a_terminal_are_shown_wherever_they_stand_in_an_error():
+    said = str(Problem("a\x1b[2J", "\x1b[31m", "is in \x9b1m \u202e \udcff"))
+    assert said == r"a\x1b[2J = '\x1b[31m': is in \x9b1m \u202e \udcff"
+
+
+def test_a_long_value_loses_its_middle_and_one_that_has_no_text_says_its_type():
+    assert len(str(Problem("a" * 10**6, ["b"] * 10**6, "needs less"))) < 1200
+    assert shortened("ab" * 300) == f"{'ab' * 125} … 100 more … {'ab' * 125}"
+    assert str(Problem("a", 10**5000, "needs less")) == "a = <int>: needs less"

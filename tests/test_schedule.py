@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from jaxtrain import Event, Trainer, at, every, finish, startup, when
 from jaxtrain.errors import ConfigError
-from jaxtrain.schedule import Schedule
+from jaxtrain.schedule import MOST_MARKS, Schedule, too_many
 from tests.helpers import tiny
 
 PER, UPDATES = st.integers(1, 12), st.integers(1, 15)
@@ -104,3 +104,21 @@ def test_what_cannot_be_joined_says_so():
 def test_a_schedule_reads_as_it_was_written():
     assert str(every(1000) | at(8) | startup() | finish()) == "every 1,000, at 8, startup, finish"
     assert str(when(np.isnan, every=8, once=True)) == "every 8, when isnan, once"
+
+
+@given(st.integers(1, 100), st.integers(1, 10**12), st.integers(1, 10**12))
+def test_what_is_due_too_often_is_told_an_interval_that_will_do(per, updates, interval):
+    if rule := too_many(interval, per, updates):
+        least = int(rule.split("needs ")[1].split()[0])
+        assert interval < least and too_many(least, per, updates) is None
+    else:
+        assert per * updates // max(interval, per) <= MOST_MARKS
+
+
+@pytest.mark.parametrize(
+    "field", ["evaluation.every", "logging.every", "checkpoint.every", "checkpoint.keep_every"]
+)
+def test_a_thousand_million_marks_are_refused_before_they_are_counted_out(field):
+    part, name = field.split(".")
+    with pytest.raises(ConfigError, match=r"1,000,000,000 times, at most .*; needs 4000 env steps or more"):
+        _ = Trainer(tiny(10**9, **{part: {name: 8}})).timetable

@@ -30,6 +30,9 @@ from jaxtrain.errors import MISSING, ConfigError, Fault, Problem, nearest
 T = TypeVar("T")
 
 
+_MANY = 20  # unknown keys, and faults in a list, are named one by one
+
+
 def is_number(value: Any) -> bool:
     """A finite number, or text that reads as one."""
     return as_number(value) is not None
@@ -43,7 +46,9 @@ def from_mapping(cls: type[T], value: Any) -> T:
     if not isinstance(value, Mapping):
         raise ConfigError([Problem("", value, f"needs a mapping of {', '.join(names)}")])
     unknown = [str(key) for key in value if key not in names]
-    problems = [Problem(key, MISSING, "unknown key" + nearest(key, names)) for key in unknown]
+    problems = [Problem(key, MISSING, "unknown key" + nearest(key, names)) for key in unknown[:_MANY]]
+    if len(unknown) > _MANY:
+        problems.append(Problem("", MISSING, f"{len(unknown) - _MANY:,} more unknown keys"))
     try:
         made = cls(**{key: v for key, v in value.items() if key in names})
     except ConfigError as error:
@@ -64,6 +69,9 @@ def from_list(cls: type[Any], value: Any) -> list[Any]:
             made.append(from_mapping(cls, item) if isinstance(item, Mapping) else item)
         except ConfigError as error:
             problems += error.under(str(i))
+        if len(problems) > _MANY:
+            problems.append(Problem("", MISSING, "and more may be wrong behind it"))
+            break
     if problems:
         raise ConfigError(problems)
     return made
@@ -246,8 +254,8 @@ def text(default: str | None, *, optional: bool = False, help: str = "") -> Any:
     """A word or a name."""
 
     def read(value: Any) -> str:
-        if not isinstance(value, str) or not value.strip() or "\0" in value or len(value) > 200:
-            raise Fault("needs a text of 1 to 200 characters")
+        if not isinstance(value, str) or not value.strip() or not value.isprintable() or len(value) > 200:
+            raise Fault("needs a text of 1 to 200 printable characters")
         return value
 
     return _make(default, Field(read, "TEXT", help), optional or default is None)
@@ -448,9 +456,9 @@ def _freeze(value: Any, texts: bool) -> Any:
     if isinstance(value, Mapping):
         return Params(value, texts=texts)
     if isinstance(value, list | tuple):
-        numbers = [None if texts else as_number(v) for v in value]
-        if None not in numbers and any(_is_float(v) for v in value):
-            return tuple(float(v) for v in numbers if v is not None)
+        floats = [None if texts else as_float(v) for v in value]
+        if None not in floats and any(_is_float(v) for v in value):
+            return tuple(floats)
         return tuple(_freeze(v, texts) for v in value)
     return float(value) if not texts and _is_float(value) else value
 

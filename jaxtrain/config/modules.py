@@ -1,7 +1,8 @@
 """The modules that a config names: where they are looked for, and from which files they came.
 
-In: places, a config as plain values. Out: a wider `sys.path`, files with their sha256. A module is looked for
-among the installed packages first, then in the places; nothing in a run's directory is ever executed.
+In: places, a config as plain values. Out: another `sys.path`, files with their sha256. A module is looked for
+among the installed packages first, then in the places; nothing in a run's directory is ever executed, and the
+working directory is searched only where it is one of the places.
 """
 
 from __future__ import annotations
@@ -18,8 +19,10 @@ from pathlib import Path
 from typing import Any
 
 from jaxtrain.errors import MISSING, ConfigError, Problem
+from jaxtrain.names import rule_against
 
 RUN = "run.json"  # what every run's directory has
+_TEXTS = ("logging.wandb", "logging.tensorboard")  # whose values name nothing, whatever they look like
 _NAME = re.compile(r"([^\W\d]\w*(?:\.[^\W\d]\w*)*):[^\W\d][\w.]*")  # package.module:name
 
 
@@ -39,9 +42,14 @@ def _installed(path: Path) -> bool:
 
 @contextmanager
 def looking_in(places: Iterable[Path]) -> Generator[None]:
-    """Look for modules in these directories too, after all others; in none that is of a run."""
-    before = list(sys.path)
-    sys.path[:] = [p for p in sys.path if not in_run(p or ".")]  # the first is often the working directory
+    """Look for modules in these directories too, after all others; in none that is of a run.
+
+    The working directory, which Python may have put first, is one of them or is not searched at all.
+    """
+    before, here = list(sys.path), Path.cwd().resolve()
+    sys.path[:] = [
+        p for p in sys.path if not in_run(p or ".") and (_installed(here) or Path(p or ".").resolve() != here)
+    ]
     sys.path += [str(place) for place in map(Path.resolve, places) if not in_run(place)]
     try:
         yield
@@ -57,7 +65,7 @@ def named(tree: Any, path: str = "") -> Iterator[tuple[str, Any, str]]:
     elif isinstance(tree, list | tuple):
         for index, value in enumerate(tree):
             yield from named(value, f"{path}.{index}" if path else str(index))
-    elif isinstance(tree, str) and (found := _NAME.fullmatch(tree)):
+    elif isinstance(tree, str) and not path.startswith(_TEXTS) and (found := _NAME.fullmatch(tree)):
         yield path, tree, found[1]
 
 
@@ -65,7 +73,7 @@ def check(tree: Any) -> list[Problem]:
     """What of plain values names a module in a run's directory; nothing of that is imported."""
     found: list[Problem] = []
     for path, value, module in named(tree):
-        parts = module.split(".")
+        parts = [] if rule_against(module) else module.split(".")  # said where it is needed
         for length in range(1, len(parts) + 1):
             name = ".".join(parts[:length])
             if name in sys.modules:
@@ -82,6 +90,16 @@ def check(tree: Any) -> list[Problem]:
                 found.append(Problem(path, value, f"{name!r} {rule}"))
                 break
     return found
+
+
+def not_asked_for(path: str | Path, tree: Any) -> list[Problem]:
+    """What a config file in a run's directory names of modules, for a command that does not run it.
+
+    Args:
+      tree: what the file holds, as plain values.
+    """
+    rule = "is code that a run's directory names, which is imported only to run it: see `jaxtrain resume`"
+    return [Problem(at, value, rule) for at, value, _ in named(tree)] if in_run(path) else []
 
 
 def _files(spec: Any) -> list[str]:

@@ -5,29 +5,7 @@ In: a name in a config. Out: the object at `package.module:name`, imported when 
 
 from __future__ import annotations
 
-import importlib
-from typing import Any
-
-from jaxtrain.errors import Fault, nearest
-
-
-def load_object(name: str) -> Any:
-    """The object at `package.module:name`.
-
-    Raises:
-      Fault: if there is no such module or no such name in it; says which.
-    """
-    module, _, attribute = name.partition(":")
-    try:
-        found = importlib.import_module(module)
-    except Exception as error:  # whatever the module does while it is imported
-        raise Fault(f"cannot import {module!r} ({type(error).__name__}: {error})") from None
-    for part in attribute.split("."):
-        if not hasattr(found, part):
-            raise Fault(f"{module!r} has no {attribute!r}" + nearest(part, vars(found)))
-        found = getattr(found, part)
-    return found
-
+from jaxtrain.names import load_object as load_object
 
 ALGORITHMS = {"dqn": "jaxtrain.algorithms.dqn:DQN", "ppo": "jaxtrain.algorithms.ppo:PPO"}
 EVENTS = {

@@ -23,6 +23,7 @@ from jaxtrain.config.events import EventConfig
 from jaxtrain.config.field import Params, from_list, from_mapping
 from jaxtrain.config.registry import ALGORITHMS, SINKS, load_object
 from jaxtrain.errors import MISSING, ConfigError, Fault, Problem, nearest
+from jaxtrain.schedule import too_many
 from jaxtrain.signals import MORE as SIGNALS
 
 AUTO, NONE = "auto", "none"  # of `best`: `BEST` if there are evaluations; no metric
@@ -336,6 +337,10 @@ class Config:
             if value is not None and value > total:
                 rule = f"needs at most total_env_steps = {total}, or 0 for never"
                 found.append(Problem(f"{name}.every", value, rule))
+        saved = {"every": self.interval("checkpoint"), "keep_every": self.checkpoint.keep_every}
+        for name, value in saved.items():
+            if not found and value and (rule := too_many(value, per, self.num_updates)):
+                found.append(Problem(f"checkpoint.{name}", value, rule))
         return [*found, *self._rules_of_events()]
 
     def _rules_of_events(self) -> list[Problem]:

@@ -20,9 +20,45 @@ from jaxtrain.config.rate import RateSchedule
 from jaxtrain.config.registry import load_object
 from jaxtrain.errors import MISSING, ConfigError, Fault, Problem
 
+MOST_BYTES = 1_000_000  # of a file
+MOST_VALUES = 50_000  # in it, where an alias counts as all that it stands for
+MOST_DEPTH = 50
+MOST_DIGITS = 400  # more than a float has; YAML 1.1 takes `1:1:1:…` for a number in the base of 60
+
 
 class _Loader(yaml.SafeLoader):
-    """Keys are the words that stand there (YAML 1.1 reads `on` as true), and none stands twice."""
+    """Keys are the words that stand there (YAML 1.1 reads `on` as true), and none stands twice.
+
+    What is too much for a config is refused while it is read: a few lines of aliases may be 10^9 values.
+    """
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self._values, self._depth = 0, 0
+        self._sizes: dict[int, int] = {}  # id of a node -> values in it
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        alias, before = self.check_event(yaml.AliasEvent), self._values
+        self._values, self._depth = before + 1, self._depth + 1
+        mark = self.peek_event().start_mark
+        if self._depth > MOST_DEPTH:
+            raise yaml.MarkedYAMLError(problem=f"is nested more than {MOST_DEPTH} deep", problem_mark=mark)
+        node = super().compose_node(parent, index)
+        self._depth -= 1
+        if alias:
+            self._values = before + self._sizes.get(id(node), 1)  # of one that holds itself: not yet known
+        else:
+            self._sizes[id(node)] = self._values - before
+        if self._values > MOST_VALUES:
+            raise yaml.MarkedYAMLError(problem=f"holds more than {MOST_VALUES:,} values", problem_mark=mark)
+        return node
+
+    def construct_scalar(self, node: yaml.ScalarNode | yaml.MappingNode) -> Any:
+        number = node.tag.rpartition(":")[2] in ("int", "float")
+        if number and len(node.value) > MOST_DIGITS:
+            problem = f"a number has more than {MOST_DIGITS} characters"
+            raise yaml.MarkedYAMLError(problem=problem, problem_mark=node.start_mark)
+        return super().construct_scalar(node)
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[str] = set()
@@ -44,15 +80,28 @@ def read(path: str | Path) -> dict[str, Any]:
       ConfigError: a file that cannot be read, is not YAML, or holds something else.
     """
     try:
-        found = yaml.load(Path(path).read_text(encoding="utf-8"), _Loader)
+        with Path(path).open("rb") as file:
+            return parse(file.read(MOST_BYTES + 1), str(path))
     except OSError as error:
         raise ConfigError([Problem(str(path), MISSING, f"cannot be read ({error.strerror})")]) from None
+
+
+def parse(data: bytes, name: str) -> dict[str, Any]:
+    """The mapping in a YAML text; see `read`.
+
+    Args:
+      name: what errors call it.
+    """
+    if len(data) > MOST_BYTES:
+        rule = f"is too long for a config, which has at most {MOST_BYTES:,} bytes"
+        raise ConfigError([Problem(name, MISSING, rule)])
+    try:
+        found = yaml.load(data.decode("utf-8"), _Loader)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise ConfigError(
-            [Problem(str(path), MISSING, f"is not YAML: {' '.join(str(error).split())}")]
-        ) from None
+        rule = f"is not YAML: {' '.join(str(error).split())}"
+        raise ConfigError([Problem(name, MISSING, rule)]) from None
     if found is not None and not isinstance(found, dict):
-        raise ConfigError([Problem(str(path), found, "needs a mapping of fields at the top")])
+        raise ConfigError([Problem(name, found, "needs a mapping of fields at the top")])
     return found or {}
 
 
@@ -69,7 +118,7 @@ def override(raw: dict[str, Any], written: str) -> None:
     try:
         value = yaml.load(text, _Loader)
     except (yaml.YAMLError, ValueError):
-        value = text
+        value = text  # what YAML cannot read, or will not: its field says what it needs
     here: Any = raw
     for i, key in enumerate(keys):
         slot: Any = key

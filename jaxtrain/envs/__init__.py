@@ -6,7 +6,6 @@ Knows nothing of rollouts; no suite is imported before one of its environments i
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 from functools import cache
@@ -18,7 +17,8 @@ import numpy as np
 
 from jaxtrain.envs import contract, gymnax
 from jaxtrain.envs.wrappers import Masked
-from jaxtrain.errors import MISSING, ConfigError, Named, Problem, raised
+from jaxtrain.errors import MISSING, ConfigError, Fault, Named, Problem, raised
+from jaxtrain.names import load_object
 from jaxtrain.types import Box, Dict, Discrete, Env, MultiDiscrete, PyTree
 
 _MEMBERS = ("reset", "step", "default_params", "observation_space", "action_space")
@@ -129,16 +129,10 @@ def _by_id(env_id: str) -> Env:
 
 
 def _import(name: str) -> Any:
-    module_name, _, attribute = name.partition(":")
     try:
-        module = importlib.import_module(module_name)
-    except Exception as error:  # whatever the module does while it is imported
-        raise _refuse(f"cannot import {module_name!r}: {raised(error)}") from error
-    try:
-        return getattr(module, attribute)
-    except AttributeError as error:
-        near = _nearest(attribute, vars(module))
-        raise _refuse(f"module {module_name!r} has no {attribute!r}{near}") from error
+        return load_object(name)
+    except Fault as fault:
+        raise _refuse(str(fault)) from fault.__cause__
 
 
 @cache  # by the class or function itself: a name may be bound anew, as in a notebook

@@ -170,7 +170,7 @@ def read_manifest(place: Path) -> dict[str, Any]:
             raise Damaged(f"{_MANIFEST} is of format {manifest['format']}; this version reads {FORMAT}")
         if not all(isinstance(manifest[name], dict) for name in ("arrays", "files")):
             raise TypeError
-    except (ValueError, TypeError, LookupError):
+    except (ValueError, TypeError, LookupError, RecursionError):
         raise Damaged(f"{_MANIFEST} is none of a checkpoint") from None
     return manifest
 

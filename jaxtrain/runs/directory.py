@@ -6,7 +6,6 @@ in a checkpoint. What is read from a directory is data: nothing in it is execute
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import socket
@@ -19,6 +18,7 @@ from typing import Any, Self
 
 from jaxtrain.config.modules import RUN
 from jaxtrain.errors import MISSING, ConfigError, Problem
+from jaxtrain.runs import about as texts
 from jaxtrain.runs import disk
 from jaxtrain.runs import lock as locks
 from jaxtrain.runs.lock import now
@@ -28,8 +28,11 @@ README = """\
 A run of jaxtrain.
 
 - `config.yaml`: what was asked for, complete
+- the sha256 in line 1 of `config.yaml` and in line 2 of `run.json` is of all other lines: who changes such a
+  file takes that line away
 - `run.json`: seed; from which checkpoint of another run it began, if from one; path and sha256 of each module
-  of one's own that the config names; for each start of the run: versions, device, command, how it ended
+  of one's own that the config names; for each start of the run: versions, device, settings, command, how it
+  ended
 - `metrics.jsonl`: the log, a JSON object a line: name, update, env_steps, time, values (lists over seeds)
 - `tensorboard/`, `wandb/`: mirrors of it
 - `checkpoints/ENV_STEPS/`: all of the state; `sha256sum -c manifest.sha256` in one checks its manifest,
@@ -47,10 +50,12 @@ HELD = (RUN, CONFIG, LOG, CHECKPOINTS)  # what tells a run's directory from anot
 # What a run may leave that was killed before it was one; the next start writes over both.
 BEGUN = (locks.NAME, locks.EXCLUSIVE, disk.unfinished(Path(RUN)).name)
 _LATER = ("tensorboard", "wandb", "autotune")  # what a run has only with those, and writes and deletes in
+_DEEP = ("tensorboard", "autotune")  # of them those in which a run writes by names that are known beforehand
 _NO_LOCKS = (
     "is on a file system without locks ({}), where nothing keeps a second process out. Give another, or set "
     f"{locks.VARIABLE}=file: then a file says that it is taken, to be deleted by hand after a kill"
 )
+_MOST = 1 << 26  # bytes of `run.json`, or of `config.yaml`
 _FLAGS = ("JAX_", "XLA_", "CUDA_VISIBLE_DEVICES", "NVIDIA_TF32_OVERRIDE", "TF_CPP_")
 _SECRET = re.compile(r"KEY|TOKEN|SECRET|PASSWORD|CREDENTIAL", re.I)
 
@@ -85,12 +90,12 @@ class RunDirectory:
             self.path = self.path.resolve()
             self.name = self.path.name
             self.holds_run = any((self.path / name).exists() for name in HELD)
-            for name in (*HELD, locks.NAME, "tensorboard", "wandb"):
+            for name in (*HELD, locks.NAME, *_LATER):
                 part = inside(self.path, name)
                 if name in (*HELD, locks.NAME) and part.exists() and part.is_dir() != (name == CHECKPOINTS):
                     kind = "a directory" if name == CHECKPOINTS else "a file"
                     raise self._refuse(path, f"has {name}, which should be {kind}")
-            for part in (self.path / "tensorboard").glob("*"):  # with single seeds it has directories
+            for part in (found for name in _DEEP for found in (self.path / name).rglob("*")):
                 inside(self.path, part.relative_to(self.path).as_posix())
             foreign = [name for name in _LATER if not self.holds_run and (self.path / name).exists()]
             if foreign:
@@ -172,12 +177,12 @@ class RunDirectory:
     def write_about(self, about: Mapping[str, Any]) -> None:
         """Write `run.json`."""
         self.check()
-        disk.write(self.path / RUN, json.dumps(about, indent=2) + "\n")
+        disk.write(self.path / RUN, texts.written(about))
 
     def describe(self, config: str) -> None:
         """Write the config and a note on what is where."""
         self.check()
-        disk.write(self.path / CONFIG, config)
+        disk.write(self.path / CONFIG, texts.sealed(config))
         if not (self.path / "README.md").exists():
             disk.write(self.path / "README.md", README)
 
@@ -186,41 +191,72 @@ def read_about(path: Path) -> dict[str, Any]:
     """What `run.json` says.
 
     Raises:
-      ConfigError: there is none, or it cannot be read.
+      ConfigError: there is none, or it cannot be read, or it has changed since it was written.
     """
     try:
-        about = json.loads((path / RUN).read_text(encoding="utf-8"))
-        if not isinstance(about, dict) or not isinstance(about.get("starts"), list):
-            raise ValueError("it has no starts")
-        return about
+        return texts.read(_bytes(inside(path, RUN)))
     except FileNotFoundError:
         missing = f"{RUN} in it" if path.is_dir() else "such directory"
         rule = f"holds no run: there is no {missing}"
     except OSError as error:
         rule = f"holds no run that can be read: {RUN}: {error.strerror}"
     except ValueError as error:
-        rule = f"holds no run that can be read: {RUN} is not that of a run ({error})"
+        rule = f"holds no run that can be read: {RUN} {error}"
     raise ConfigError([Problem(f"directory {str(path)!r}", MISSING, rule)])
+
+
+def config_of(path: Path) -> Path:
+    """The config of a run, to read.
+
+    Raises:
+      ConfigError: it has changed since it was written.
+    """
+    found = inside(path, CONFIG)
+    try:
+        texts.check_config(_bytes(found))
+    except OSError:
+        pass  # whoever reads it says so
+    except ValueError as error:
+        raise ConfigError([Problem(str(found), MISSING, str(error))]) from None
+    return found
+
+
+def _bytes(path: Path) -> bytes:
+    with path.open("rb") as file:
+        data = file.read(_MOST + 1)
+    if len(data) > _MOST:
+        raise ValueError(f"has more than {_MOST:,} bytes")
+    return data
 
 
 def inside(directory: Path, name: str) -> Path:
     """The path of something in a run's directory.
 
     Raises:
-      ConfigError: a name that leads out of it, by `..` or by a link.
+      ConfigError: a name that leads out of it, by `..` or by a link, or to what is no file: a pipe blocks.
     """
-    path = directory / name
+    path, rule = directory / name, ""
     if not path.resolve().is_relative_to(directory.resolve()):
         rule = f"{name} leads out of it, to {path.resolve()}; a run's files are all in its directory"
+    elif path.exists() and not (path.is_file() or path.is_dir()):
+        rule = f"has {name}, which is neither a file nor a directory"
+    if rule:
         raise ConfigError([Problem(f"directory {str(directory)!r}", MISSING, rule)])
     return path
 
 
-def this_start(
-    resumed_at: int | None, versions: Mapping[str, str], device: Mapping[str, Any]
-) -> dict[str, Any]:
-    """What is worth knowing of this process; nothing of the environment whose name hints at a secret."""
-    flags = {k: v for k, v in sorted(os.environ.items()) if k.startswith(_FLAGS)}
+def flags() -> dict[str, str]:
+    """What the environment tells JAX and XLA; nothing whose name hints at a secret."""
+    found = {k: v for k, v in sorted(os.environ.items()) if k.startswith(_FLAGS)}
+    return {k: v for k, v in found.items() if not _SECRET.search(k)}
+
+
+def this_start(resumed_at: int | None, machine: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """What is worth knowing of this process.
+
+    Args:
+      machine: what it computes by, see `machine.now`.
+    """
     return {
         "command": sys.argv,
         "working_directory": os.getcwd(),
@@ -230,23 +266,44 @@ def this_start(
         "resumed_at": resumed_at,
         "ended": None,
         "exit": None,
-        "device": dict(device),
-        "versions": dict(versions),
-        "flags": {k: v for k, v in flags.items() if not _SECRET.search(k)},
+        **machine,
+        "flags": flags(),
         "git": _git(),
     }
 
 
+# What a repository may have run while it is asked for its state; its filters have names of their own.
+_RUNS_NOTHING = {"core.fsmonitor": "false", "core.hooksPath": os.devnull}
+
+
 def _git() -> dict[str, Any] | None:
-    """Of the working directory: the commit, and whether anything differs from it; None outside of git."""
+    """Of the working directory: the commit, and whether anything differs from it; None outside of git.
+
+    Nothing that the repository configures is run: no hook, monitor, filter, nor what would fetch an object.
+    """
+    settings = dict(_RUNS_NOTHING)
 
     def ask(*words: str) -> str:
+        quiet = {"GIT_ALLOW_PROTOCOL": "none", "GIT_NO_LAZY_FETCH": "1", "GIT_OPTIONAL_LOCKS": "0"}
+        quiet["GIT_CONFIG_COUNT"] = str(len(settings))  # not `-c`: names of filters may hold "="
+        for i, (name, value) in enumerate(settings.items()):
+            quiet |= {f"GIT_CONFIG_KEY_{i}": name, f"GIT_CONFIG_VALUE_{i}": value}
         done = subprocess.run(
-            ["git", *words], capture_output=True, text=True, timeout=5, check=True, stdin=subprocess.DEVNULL
+            ["git", *words],
+            capture_output=True,
+            encoding="utf-8",
+            errors="surrogateescape",
+            timeout=5,
+            check=True,
+            stdin=subprocess.DEVNULL,
+            env=os.environ | quiet,
         )
         return done.stdout.strip()
 
     try:
-        return {"commit": ask("rev-parse", "HEAD"), "dirty": bool(ask("status", "--porcelain"))}
+        names = ask("config", "--list", "--name-only", "-z").split("\0")
+        settings |= {name: "" for name in names if name.startswith("filter.")}
+        changed = ask("status", "--porcelain", "--ignore-submodules=all")
+        return {"commit": ask("rev-parse", "HEAD"), "dirty": bool(changed)}
     except (OSError, subprocess.SubprocessError):
         return None

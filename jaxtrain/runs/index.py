@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,10 +16,9 @@ from typing import Any
 import numpy as np
 
 from jaxtrain.config import yaml as files
-from jaxtrain.errors import ConfigError
 from jaxtrain.runs import directory as rundir
 from jaxtrain.runs import manager
-from jaxtrain.runs.lock import owner_of
+from jaxtrain.runs.lock import NAME, owner_of
 
 _TAIL = 1 << 18  # bytes of a log's end in which the last metrics are looked for
 
@@ -43,25 +44,38 @@ class Row:
 
 def rows(root: str | Path) -> list[Row]:
     """The runs in a directory and below it, by the time of their last start."""
-    places = [Path(found) for found, _, names in os.walk(root) if rundir.RUN in names]
-    return sorted(map(_row, places), key=lambda row: (row.started, str(row.path)))
+    return sorted(map(_row, _places(root)), key=lambda row: (row.started, str(row.path)))
+
+
+def _places(root: str | Path) -> Iterator[Path]:
+    """The directories of runs, to any depth; links are not followed."""
+    left = [str(root)]
+    while left:
+        place = left.pop()
+        found: list[os.DirEntry[str]] = []
+        with suppress(OSError), os.scandir(place) as entries:
+            found = list(entries)
+        left += [entry.path for entry in found if entry.is_dir(follow_symlinks=False)]
+        if any(entry.name == rundir.RUN for entry in found):
+            yield Path(place)
 
 
 def _row(path: Path) -> Row:
     try:
         about = rundir.read_about(path)
-        start, seeds = about["starts"][-1], len(about["seeds"] or range(about["num_seeds"]))
-        total = int(files.read(path / rundir.CONFIG)["total_env_steps"])
+        start, seeds = about["starts"][-1], len(about["seeds"] or ()) or about["num_seeds"]
+        total = _count(files.read(rundir.config_of(path))["total_env_steps"])
         checkpoint = max(manager.found(rundir.inside(path, rundir.CHECKPOINTS)), default=None)
-        env_steps, last, of = _last(path / rundir.LOG)
+        env_steps, last, of = _last(rundir.inside(path, rundir.LOG))
         done = max(env_steps, checkpoint or 0)
         state = _state(path, start["exit"])
-        return Row(path, seeds, state, done, total, last, of, checkpoint, start["started"])
-    except (ConfigError, OSError, LookupError, TypeError, ValueError):
+        return Row(path, seeds, state, done, total, last, of, checkpoint, start["started"][:40])
+    except Exception:  # whatever a stranger's files make of it: the others have their rows
         return Row(path, 0, "unreadable", 0, 0, None, "", None, "")
 
 
 def _state(path: Path, said: str | None) -> str:
+    rundir.inside(path, NAME)  # a pipe would block
     if owner_of(path) is not None:
         return "running"
     if said is None:
@@ -79,7 +93,7 @@ def _last(log: Path) -> tuple[int, float | None, str]:
     except FileNotFoundError:
         return 0, None, ""
     found = [row for row in map(_parsed, lines) if row]
-    env_steps = max((row["env_steps"] for row in found), default=0)
+    env_steps = max((_count(row["env_steps"]) for row in found), default=0)
     for of, event, metric in (
         ("evaluation", "evaluation", "return_mean"),
         ("training", "metrics", "rollout/return_mean"),
@@ -92,8 +106,15 @@ def _last(log: Path) -> tuple[int, float | None, str]:
     return env_steps, None, ""
 
 
+def _count(value: Any) -> int:
+    """Env steps, of a size that a table has room for."""
+    if type(value) is not int or not 0 <= value < 1 << 63:
+        raise ValueError("no count of env steps")
+    return value
+
+
 def _parsed(line: bytes) -> dict[str, Any] | None:
     try:
         return json.loads(line)
-    except ValueError:  # the first line of the tail, or one that is being written
+    except (ValueError, RecursionError):  # the first line of the tail, or one that is being written
         return None

@@ -8,7 +8,6 @@ however often the run was stopped, killed and resumed.
 from __future__ import annotations
 
 import logging
-import platform
 import warnings
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -16,7 +15,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-import jax
 import numpy as np
 
 from jaxtrain import signals, sinks
@@ -29,7 +27,7 @@ from jaxtrain.loop.train import Faults, Marks, Result, run_info, seeds_first
 from jaxtrain.loop.trainer import History, Trainer
 from jaxtrain.paths import as_path
 from jaxtrain.runs import directory as rundir
-from jaxtrain.runs import disk, manager
+from jaxtrain.runs import disk, machine, manager
 from jaxtrain.runs.directory import RunDirectory
 from jaxtrain.runs.init_from import (
     Request,
@@ -180,7 +178,7 @@ def _run(
     begin = restored(run_plan, trainer, events) if run_plan.arrays else None
     run_plan.arrays.clear()  # they are on the device: for as long as it trains the host would hold them too
     before = _settle(run, run_plan)
-    start = _this_start(resumed_at)
+    start = rundir.this_start(resumed_at, machine.now())
     about = {**run_plan.about, "starts": [*run_plan.about["starts"], start]}
     run.write_about(about)
     run.describe(dump(config))
@@ -338,10 +336,3 @@ def _settle(run: RunDirectory, run_plan: RunPlan) -> dict[str, Any]:
 
 def _warn(sentence: str) -> None:
     warnings.warn(f"jaxtrain: {sentence}", RuntimeWarning, stacklevel=5)
-
-
-def _this_start(resumed_at: int | None) -> dict[str, Any]:
-    devices = jax.devices()
-    versions = {"jaxtrain": __version__, "jax": jax.__version__, "python": platform.python_version()}
-    device = {"kind": devices[0].device_kind, "platform": devices[0].platform, "count": len(devices)}
-    return rundir.this_start(resumed_at, versions, device)

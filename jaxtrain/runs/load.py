@@ -188,7 +188,7 @@ def _log_of(directory: Path) -> list[dict[str, Any]]:
         try:
             if line.endswith("\n"):
                 rows.append(json.loads(line))
-        except ValueError:
+        except (ValueError, RecursionError):
             rule = f"line {number} is no JSON"
             raise ConfigError([Problem(str(directory / rundir.LOG), MISSING, rule)]) from None
     return rows

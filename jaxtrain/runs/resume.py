@@ -20,7 +20,7 @@ import numpy as np
 from jaxtrain.config import modules
 from jaxtrain.config import yaml as files
 from jaxtrain.config.number import as_number
-from jaxtrain.config.schema import INTERVALS, Config, load_config, resolved, to_dict
+from jaxtrain.config.schema import INTERVALS, Config, dump, load_config, resolved, to_dict
 from jaxtrain.errors import MISSING, ConfigError, Problem
 from jaxtrain.events.event import Part
 from jaxtrain.loop.fit import fit
@@ -28,7 +28,7 @@ from jaxtrain.loop.state import TrainState
 from jaxtrain.loop.trainer import History, Trainer
 from jaxtrain.paths import as_path
 from jaxtrain.runs import directory as rundir
-from jaxtrain.runs import disk, manager, snapshot
+from jaxtrain.runs import disk, log, machine, manager, snapshot
 from jaxtrain.runs import lock as locks
 from jaxtrain.runs.checkpoint import Damaged
 from jaxtrain.runs.directory import CHECKPOINTS, CONFIG, LOG, RUN, inside, read_about
@@ -74,7 +74,7 @@ def stored_config(directory: Path, overrides: Sequence[str] = ()) -> Config:
     Raises:
       ConfigError: it cannot be read; for one that only Python can make, says to call `launch`.
     """
-    path = inside(directory, CONFIG)
+    path = rundir.config_of(directory)
     modules.restore(read_about(directory).get("modules", {}))
     try:
         fit(load_config(path), ())
@@ -117,7 +117,7 @@ def reconcile(
     Raises:
       ConfigError: a line for everything that makes it another run.
     """
-    stored = files.read(inside(directory, CONFIG))
+    stored = files.read(rundir.config_of(directory))
     parts = {name: getattr(config, name) for name in INTERVALS if getattr(config, name).every is None}
     kept = {n: dataclasses.replace(p, every=stored.get(n, {}).get("every")) for n, p in parts.items()}
     total, old_total = config.total_env_steps, int((saved or stored)["total_env_steps"])
@@ -198,20 +198,20 @@ def _check_logs(directory: Path, logs: Any) -> None:
         raise ConfigError([Problem(f"directory {str(directory)!r}", MISSING, rule)])
 
 
-def _has_updates(log: Path) -> bool:
+def _has_updates(path: Path) -> bool:
     """Whether anything was logged after the first checkpoint, which is that of a run's very beginning."""
     try:
-        with log.open(encoding="utf-8") as lines:
+        with path.open(encoding="utf-8") as lines:
             return any('"update": 0,' not in line for line in lines if line.endswith("\n"))
     except (FileNotFoundError, UnicodeDecodeError):
         return False
 
 
 def rewind(directory: Path, logs: Mapping[str, int]) -> list[str]:
-    """Cut every log back to its length at a checkpoint; those that did not exist then go.
+    """Cut every log back to its length at a checkpoint, and to a whole row; those that did not exist then go.
 
     Returns:
-      A sentence for each that is shorter than it was, whose rows are lost.
+      A sentence for each that is shorter than it was, whose rows are lost, or is not as it was written.
     """
     lost: list[str] = []
     for name, length in logs.items():
@@ -223,6 +223,7 @@ def rewind(directory: Path, logs: Mapping[str, int]) -> list[str]:
             )
         else:
             disk.cut(path, length)
+        lost += log.mend(path) if name == LOG else []
     later = [inside(directory, LOG), *inside(directory, "tensorboard").rglob("*tfevents*")]
     for path in later:
         if path.is_file() and path.relative_to(directory).as_posix() not in logs:
@@ -258,9 +259,11 @@ def start_run(
     if start_from is None:
         seeds = dataclasses.replace(Seeds(0, None, 1), **asked)
         config = resolved(config)
+        files.parse(dump(config).encode(), "the config as a text")  # which is read when the run goes on
     else:
         place = as_path("start_from", start_from)
-        stored, found = Seeds.of(rundir.read_about(place)), find(place)
+        said, found = rundir.read_about(place), find(place)
+        stored = Seeds.of(said)
         if found is None:
             raise ConfigError([Problem("start_from", str(place), "holds no checkpoint yet")])
         _check_length(config.total_env_steps, place, found.env_steps)
@@ -270,6 +273,7 @@ def start_run(
             notes.append(
                 "that is all of its env steps: only to save is left; total_env_steps makes it longer"
             )
+        notes += machine.notes(said["starts"])
         seeds, arrays, manifest = stored.narrowed(asked), found.arrays, found.manifest
         source = {"directory": str(place.resolve()), "env_steps": found.env_steps}
         if seeds.all != stored.all:
@@ -334,6 +338,7 @@ def resume_run(
         # The other run may have gone on since.
         about = {**about, "start_from": begun.about["start_from"]}
         return dataclasses.replace(begun, about=about, notes=[*notes, *begun.notes])
+    notes += machine.notes(about["starts"])
     return RunPlan(config, seeds, about, found.arrays, found.manifest, found, notes)
 
 

@@ -15,6 +15,7 @@ from typing import Any, TextIO
 
 import numpy as np
 
+from jaxtrain.errors import shown
 from jaxtrain.sinks.base import Closing, fitting, non_finite
 from jaxtrain.types import Record, RunInfo
 
@@ -90,7 +91,7 @@ class Console(Closing):
         print(self._fit(line), file=self._file, flush=True)
 
     def _fit(self, text: str) -> str:
-        return fitting(text, getattr(self._file, "encoding", None))
+        return fitting(shown(text), getattr(self._file, "encoding", None))
 
     def _say(self, line: str) -> None:
         """A line that stays, above the live display where there is one."""

@@ -7,6 +7,7 @@ Knows nothing of runs that are resumed: whoever resumes one cuts the file back.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -27,8 +28,8 @@ class JsonLines(Closing):
     the file is strict JSON and `numpy.array(value, float)` reads both.
 
     A line is in the file, whole, once `write` returns; between two writes no file is open. `open` creates
-    the parent directory. Methods raise OSError, naming the path; one raised by a full disk leaves no part
-    of the line behind.
+    the parent directory, and ends a line that was cut off, so that no row is glued to it. Methods raise
+    OSError, naming the path; one raised by a full disk leaves no part of the line behind.
 
     Args:
       check: called before each line; raises if the file has become another's to write.
@@ -41,7 +42,12 @@ class JsonLines(Closing):
     def open(self, run: RunInfo) -> None:
         self._check()
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        self.path.open("ab").close()  # what cannot be written is known now
+        # What cannot be written is known now.
+        with naming(self.path), self.path.open("a+b", buffering=0) as file:
+            if file.tell():
+                file.seek(-1, os.SEEK_END)
+                if file.read(1) != b"\n":  # a row that was cut off keeps a line of its own
+                    file.write(b"\n")
 
     def write(self, record: Record) -> None:
         row = {

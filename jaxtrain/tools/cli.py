@@ -25,13 +25,14 @@ from jaxtrain.config import experiments, modules
 from jaxtrain.config import schema as configs
 from jaxtrain.config import yaml as files
 from jaxtrain.config.registry import ALGORITHMS, EVENTS, SINKS, load_object
-from jaxtrain.errors import MISSING, ConfigError, ContractError, Problem, nearest
+from jaxtrain.errors import MISSING, ConfigError, ContractError, Problem, nearest, shown
 from jaxtrain.runs.resume import MAY_CHANGE
 from jaxtrain.sinks.base import REPLACING
 from jaxtrain.tools import commands, output, short
 
 FILE = "a YAML file, or an experiment: jaxtrain list experiments"
 COMMANDS = ("train", "resume", "runs", "evaluate", "verify", "plan", "list")
+RUNNING = ("train", "resume", "evaluate", "plan")  # what a config names; `verify --replay` too
 # What a command takes besides fields of the config.
 OPTIONS = {
     "train": ("seed", "num-seeds", "out", "resume", "init-from", "take", "no-cache"),
@@ -43,6 +44,7 @@ A field of the config is set by its name with dashes, after the file:
 
   jaxtrain train cartpole_ppo --algorithm.learning-rate 3e-4 --env.num-envs 128
 
+The modules that FILE names are imported, also to plan and to list its fields: read a stranger's file first.
 With FILE, or --algorithm.name NAME, --help lists the fields of that algorithm, one of your own as well.
 
 A FLOAT|SCHEDULE is a number, or moves with the env steps done; `over` unset is the whole run:
@@ -70,9 +72,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; `arguments` are those of the process if left out."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     if arguments and not arguments[0].startswith("-") and arguments[0] not in COMMANDS:
-        print(f"jaxtrain: {arguments[0]}: no such command{nearest(arguments[0], COMMANDS)}", file=sys.stderr)
+        near = nearest(arguments[0], COMMANDS)
+        output.warn(f"jaxtrain: {arguments[0]}: no such command{near}")
         return 2
-    with _any_encoding(), _messages(), signals.leaving(), modules.looking_in(_places(arguments)):
+    places = _places(arguments) if _runs(arguments) else []
+    with _any_encoding(), _messages(), signals.leaving(), modules.looking_in(places):
         try:
             return _run(arguments)
         except BrokenPipeError:  # as in `jaxtrain list envs | head -3`
@@ -103,7 +107,7 @@ class _Lines(logging.Handler):
     """Prints to what is standard error by then: a live display puts itself there, to stay below."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        output.warn(self.format(record))
+        output.warn(*self.format(record).split("\n"))
 
 
 @contextmanager
@@ -115,7 +119,7 @@ def _messages() -> Generator[None]:
 
     def as_line(message: Warning | str, category: type[Warning], *rest: Any) -> str:
         ours = str(message).startswith("jaxtrain: ")
-        return f"{message}\n" if ours else plain(message, category, *rest)
+        return f"{shown(str(message))}\n" if ours else plain(message, category, *rest)
 
     logger.addHandler(handler)
     logger.setLevel(logging.INFO)
@@ -128,6 +132,12 @@ def _messages() -> Generator[None]:
         logger.setLevel(level)
         logger.propagate = propagate
         warnings.formatwarning = plain
+
+
+def _runs(arguments: Sequence[str]) -> bool:
+    """Whether a command runs what configs name; the others look at files, and import nothing of anybody's."""
+    command = arguments[0] if arguments else ""
+    return command in RUNNING or (command == "verify" and "--replay" in arguments)
 
 
 def _places(arguments: Sequence[str]) -> list[Path]:
@@ -154,12 +164,25 @@ def _algorithm_of(arguments: Sequence[str]) -> type[Any] | None:
     if not {"-h", "--help"} & {*arguments}:
         return None
     file = _file_of(arguments)
-    raw = {} if file is None else files.read(experiments.file_of(file))
+    raw = {} if file is None else _looked_at(file)
     for word, following in zip(arguments, [*arguments[1:], ""], strict=True):
         name, equals, value = word.removeprefix("--").partition("=")
         if name == "algorithm.name":
             files.override(raw, f"{name}={value if equals else following}")
     return configs.algorithm_class(raw.get("algorithm"))
+
+
+def _looked_at(file: str) -> dict[str, Any]:
+    """What a config file holds, for a command that runs nothing.
+
+    Raises:
+      ConfigError: it is in a run's directory and names code.
+    """
+    path = experiments.file_of(file)
+    raw = files.read(path)
+    if unasked := modules.not_asked_for(path, raw):
+        raise ConfigError(unasked)
+    return raw
 
 
 def _run(arguments: Sequence[str]) -> int:
@@ -168,7 +191,7 @@ def _run(arguments: Sequence[str]) -> int:
         if options.command == "list":
             if rest:
                 raise ConfigError([Problem(rest[0], MISSING, "`list` takes no more arguments")])
-            print(listing(options.what))
+            output.show(*listing(options.what).split("\n"))
             return 0
         if options.command in ("runs", "evaluate", "verify"):
             if rest:
@@ -177,15 +200,18 @@ def _run(arguments: Sequence[str]) -> int:
         if options.command == "resume":
             return commands.resume(_overrides(rest, OPTIONS["resume"]), options)
         overrides = _overrides(rest, OPTIONS[options.command])
+        if options.command == "plan":
+            _looked_at(options.file)
         config = short.config(jaxtrain.load_config(options.file, overrides))
         if options.command == "plan":
             from jaxtrain.runs.plan import plan
 
-            print(plan(config))
+            output.show(*plan(config).split("\n"))
             return 0
         return commands.train(config, options)
     except (ConfigError, ContractError) as error:
-        output.warn(f"jaxtrain: {str(error).replace(chr(10), chr(10) + '          ')}")
+        first, *others = str(error).split("\n")
+        output.warn(f"jaxtrain: {first}", *(f"          {line}" for line in others))
         return 2
 
 
@@ -240,7 +266,8 @@ def _parser(algorithm: type[Any] | None) -> argparse.ArgumentParser:
     _evaluate_arguments(evaluate)
     verify = add("verify", "check every checkpoint of a run", "DIR [--replay]")
     verify.add_argument("directory", metavar="DIR", help="of the run")
-    verify.add_argument("--replay", action="store_true", help="run the last interval again, compare the bits")
+    replay = "run the last interval again, compare the bits; imports what the run names"
+    verify.add_argument("--replay", action="store_true", help=replay)
     plan = add("plan", "say what a run would do; run nothing", fields, epilog)
     plan.add_argument("file", metavar="FILE", help=FILE)
     kinds = ("envs", "algorithms", "events", "sinks", "experiments")

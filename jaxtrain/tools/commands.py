@@ -18,9 +18,10 @@ import numpy as np
 
 from jaxtrain.config.number import whole, wholes
 from jaxtrain.config.schema import Config
-from jaxtrain.errors import MISSING, ConfigError, Problem
+from jaxtrain.errors import MISSING, ConfigError, Problem, shown
 from jaxtrain.paths import as_path
 from jaxtrain.runs import directory as rundir
+from jaxtrain.runs import machine
 from jaxtrain.runs.manager import manifests, over_seeds
 from jaxtrain.runs.resume import stored_config
 from jaxtrain.tools import output, short
@@ -100,7 +101,7 @@ def _launch(config: Config, directory: Path, **given: Any) -> int:
     try:
         ending = launch(config, directory, **given)
     except (FloatingPointError, OSError, rundir.DirectoryLost) as error:
-        output.warn(f"jaxtrain: {error}")
+        output.warn(*f"jaxtrain: {error}".split("\n"))
         if isinstance(error, OSError):
             output.warn(f"jaxtrain: the last checkpoint is whole; jaxtrain resume {directory}")
         return 1
@@ -128,15 +129,16 @@ def runs(options: argparse.Namespace) -> int:
         raise ConfigError([Problem(f"directory {str(root)!r}", MISSING, "there is no such directory")])
     found = rows(root)
     if not found:
-        print(f"no runs in {options.root}")
+        output.show(f"no runs in {options.root}")
         return 0
-    width = max(3, *(len(str(row.path)) for row in found))
+    width = max(3, *(len(shown(str(row.path))) for row in found))
     head = f"{'seeds':>5}  {'state':<10}  {'done':>5}  {'env steps':>15}  {'last return':>23}  last start"
-    print(f"{'run':<{width}}  {head}")
+    output.show(f"{'run':<{width}}  {head}")
     for row in found:
         last = "" if row.last_return is None else f"{row.last_return:,.1f} ({row.return_of})"
         done = f"{row.progress:>5.0%}  {row.env_steps:>15,}"
-        print(f"{row.path!s:<{width}}  {row.seeds:>5}  {row.state:<10}  {done}  {last:>23}  {row.started}")
+        name = f"{shown(str(row.path)):<{width}}"
+        output.show(f"{name}  {row.seeds:>5}  {row.state:<10}  {done}  {last:>23}  {row.started}")
     return 0
 
 
@@ -154,14 +156,14 @@ def evaluate(options: argparse.Namespace) -> int:
     awake = trainer.num_updates if (stopped < 0).any() else stopped.max()
     told = [u for u in trainer.timetable.get("evaluation", ()) if u <= awake or u == trainer.num_updates]
     marks = [per * u for u in told if per * u <= env_steps]
-    print(f"checkpoint    {env_steps:,} env steps ({which})")
+    output.show(f"checkpoint    {env_steps:,} env steps ({which})")
     logged = f"logged at {marks[-1]:,}" if marks else ""
-    print(f"{'':<14}{'now':<12}{logged:<26}{'each seed' if saved.seeds.count > 1 else ''}".rstrip())
+    output.show(f"{'':<14}{'now':<12}{logged:<26}{'each seed' if saved.seeds.count > 1 else ''}".rstrip())
     for name, values in report.items():
         each = "" if values.ndim == 0 else ", ".join(f"{v:g}" for v in values)
         then = saved.state.metrics.get(f"evaluation/{name}") if marks else None
         before = "" if then is None else _text(over_seeds(then))
-        print(f"{name:<14}{_text(over_seeds(values)):<12}{before:<26}{each}".rstrip())
+        output.show(f"{name:<14}{_text(over_seeds(values)):<12}{before:<26}{each}".rstrip())
     return 0
 
 
@@ -171,9 +173,19 @@ def _text(value: float | None) -> str:
 
 def _about(manifest: Mapping[str, Any]) -> str:
     """A whole checkpoint: why it was made, and what it is judged by."""
-    best = manifest["best"]
-    judged = f"  {best['metric']} {_text(best['value'])}" if best and best["value"] is not None else ""
-    return f"whole  {manifest['reason']:<9}{judged}".rstrip()
+    best: Any = manifest.get("best")
+    by, value = (best.get("metric"), best.get("value")) if isinstance(best, dict) else (None, None)
+    judged = f"  {by} {_text(value)}" if isinstance(value, float) else ""
+    return f"whole  {manifest.get('reason')!s:<9}{judged}".rstrip()
+
+
+def _changed(directory: str) -> list[str]:
+    """A line on a run's `config.yaml`, if it has changed; who reads `run.json` says so of that."""
+    try:
+        rundir.config_of(as_path("directory", directory))
+    except ConfigError as error:
+        return [f"{rundir.CONFIG}  {problem.rule}" for problem in error.problems]
+    return []
 
 
 def verify(options: argparse.Namespace) -> int:
@@ -185,17 +197,22 @@ def verify(options: argparse.Namespace) -> int:
     for path, problem in found.items():
         manifest = said.get(int(path.name))  # none of one that the run has deleted since
         if problem is not None or manifest is not None:
-            print(f"{path.name}  {problem or _about(manifest or {})}")
+            output.show(f"{path.name}  {problem or _about(manifest or {})}")
     if not found:
-        print("no checkpoint yet")
+        output.show("no checkpoint yet")
     for path in sorted((as_path("directory", options.directory) / rundir.CHECKPOINTS).glob("*.set-aside*")):
-        print(f"{path.name}  was found damaged when the run went on; nothing reads it")
-    bad = not found or any(problem is not None for problem in found.values())
+        output.show(f"{path.name}  was found damaged when the run went on; nothing reads it")
+    changed = _changed(options.directory)
+    for line in changed:
+        output.show(line)
+    bad = not found or bool(changed) or any(problem is not None for problem in found.values())
     if options.replay:
         begun = time.monotonic()
+        for note in machine.notes(rundir.read_about(as_path("directory", options.directory))["starts"]):
+            output.warn(f"jaxtrain: {note}")
         before, after, differs = replay(options.directory)
         verdict = "the same bits" if differs is None else f"differs, first in {differs}"
         seconds = time.monotonic() - begun
-        print(f"replay from {before:,} to {after:,} env steps: {verdict} ({seconds:.0f} s)")
+        output.show(f"replay from {before:,} to {after:,} env steps: {verdict} ({seconds:.0f} s)")
         bad |= differs is not None
     return int(bad)

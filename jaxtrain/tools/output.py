@@ -1,4 +1,4 @@
-"""Lines for whoever watches a run, which goes on where nobody does.
+"""Lines for whoever asked for them, or watches a run, which goes on where nobody does.
 
 In: texts. Out: lines on standard output or standard error, as long as these take any.
 """
@@ -10,19 +10,38 @@ import sys
 from contextlib import suppress
 from typing import TextIO
 
-
-def say(text: str) -> None:
-    """Print a line to standard output; see `warn`."""
-    _print(text, sys.stdout)
+from jaxtrain.errors import shown
 
 
-def warn(text: str) -> None:
-    """Print a line to standard error.
+def show(*lines: str) -> None:
+    """Print to standard output what a command is for.
+
+    Raises:
+      BrokenPipeError: whoever read it has gone away, as in `jaxtrain list envs | head -3`.
+      SystemExit: it cannot be written, as on a full disk.
+    """
+    try:
+        print("\n".join(map(shown, lines)), flush=True)
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        _silence(sys.stdout)
+        warn(f"jaxtrain: standard output cannot be written ({error.strerror})")
+        raise SystemExit(1) from None
+
+
+def say(*lines: str) -> None:
+    """Print lines about a run to standard output; see `warn`."""
+    _print("\n".join(map(shown, lines)), sys.stdout)
+
+
+def warn(*lines: str) -> None:
+    """Print lines to standard error. An order to a terminal, as in a stranger's name, is shown as text.
 
     A stream that takes none any more, as of a closed terminal or on a full disk, is silent from then on: a
     run does not end for that, and neither does the interpreter fail as it flushes what it could not write.
     """
-    _print(text, sys.stderr)
+    _print("\n".join(map(shown, lines)), sys.stderr)
 
 
 def _print(text: str, stream: TextIO | None) -> None:

@@ -126,8 +126,9 @@ def test_what_people_write_is_read_as_the_declared_type(name, written, read):
         ("flag", 1, "flag = 1: needs true or false"),
         ("mode", "freze", "mode = 'freze': needs one of freeze, off; the nearest is 'freeze'"),
         ("mode", ["off"], r"mode = \['off'\]: needs one of freeze, off; the nearest is 'off'"),
-        ("title", "", "title = '': needs a text of 1 to 200 characters"),
-        ("title", 3, "title = 3: needs a text of 1 to 200 characters"),
+        ("title", "", "title = '': needs a text of 1 to 200 printable characters"),
+        ("title", 3, "title = 3: needs a text of 1 to 200 printable characters"),
+        ("title", "\x1b[2J", r"title = '\\x1b\[2J': needs a text of 1 to 200 printable characters"),
         ("module", "mlp", "module = 'mlp': needs a module, given from Python; it has no init, apply"),
     ],
 )

@@ -33,15 +33,39 @@ def written(directory: Path, name: str, value: str) -> Path:
 
 def test_a_module_is_looked_for_among_the_installed_then_in_each_place_in_turn(tmp_path):
     first, second = tmp_path / "first", tmp_path / "second"
-    written(first, "plistlib", "planted")  # of the standard library, and not imported yet
+    written(first, "tabulate_me", "planted")  # of an installed package, and not imported yet
+    installed = written(tmp_path / "site-packages", "tabulate_me", "installed").parent
     written(first, "own_a", "first")
     written(second, "own_a", "second")
     written(second, "own_b", "second")
-    sys.modules.pop("plistlib", None)
+    sys.path.append(str(installed))
     with modules.looking_in([first, second]):
         assert load_object("own_a:VALUE") == "first" and load_object("own_b:VALUE") == "second"
-        assert callable(load_object("plistlib:loads"))
+        assert load_object("tabulate_me:VALUE") == "installed"
     assert str(first) not in sys.path
+
+
+@pytest.mark.parametrize("entry", ["", ".", "{}"])
+def test_the_working_directory_is_searched_last_where_it_is_a_place_and_else_not_at_all(
+    entry, tmp_path, monkeypatch
+):
+    written(tmp_path, "own_h", "here")
+    written(tmp_path, "plotting", "planted")
+    written(tmp_path / "site-packages", "plotting", "installed")
+    monkeypatch.chdir(tmp_path)
+    sys.path[:] = [entry.format(tmp_path), *sys.path, str(tmp_path / "site-packages")]
+    with modules.looking_in([]), pytest.raises(Exception, match="No module named 'own_h'"):
+        load_object("own_h:VALUE")
+    with modules.looking_in([tmp_path]):
+        assert load_object("own_h:VALUE") == "here" and load_object("plotting:VALUE") == "installed"
+
+
+def test_of_a_config_in_a_runs_directory_all_code_is_named_and_of_another_nothing(tmp_path):
+    tree = {"env": {"id": "a.b:C"}, "events": [{"run": "d:e"}], "logging": {"wandb": {"tags": ["f:g"]}}}
+    assert modules.not_asked_for(tmp_path / "config.yaml", tree) == []
+    (tmp_path / "run.json").write_text("{}")
+    found = modules.not_asked_for(tmp_path / "config.yaml", tree)
+    assert [(p.path, p.value) for p in found] == [("env.id", "a.b:C"), ("events.0.run", "d:e")]
 
 
 def test_no_place_is_a_runs_directory_also_where_python_has_put_it(tmp_path, monkeypatch):

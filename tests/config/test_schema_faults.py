@@ -58,12 +58,12 @@ BAD = [
     ),
     (
         "env.id=tests.nowhere:Walk",
-        "env.id = 'tests.nowhere:Walk': cannot import 'tests.nowhere': "
-        "ModuleNotFoundError: No module named 'tests.nowhere'",
+        "env.id = 'tests.nowhere:Walk': cannot import 'tests.nowhere' "
+        "(ModuleNotFoundError: No module named 'tests.nowhere')",
     ),
     (
         "env.id=tests.helpers:Wolk",
-        "env.id = 'tests.helpers:Wolk': module 'tests.helpers' has no 'Wolk'; nearest: 'Walk'",
+        "env.id = 'tests.helpers:Wolk': 'tests.helpers' has no 'Wolk'; the nearest known is 'Walk'",
     ),
     (
         "env.id=3",
@@ -125,7 +125,7 @@ BAD = [
     ("algorithm.learning_rate=.inf", "algorithm.learning_rate = inf: needs a number >= 0"),
     ("env.num_envs=[1, 2]", "env.num_envs = [1, 2]: needs an int >= 1 and <= 2147483647"),
     ("env.num_envs=true", "env.num_envs = True: needs an int >= 1 and <= 2147483647"),
-    ("events.0.name=3", "events.0.name = 3: needs a text of 1 to 200 characters"),
+    ("events.0.name=3", "events.0.name = 3: needs a text of 1 to 200 printable characters"),
     ("env=CartPole-v1", "env = 'CartPole-v1': needs a mapping of id, num_envs, params"),
     (
         "algorithm=ppo",

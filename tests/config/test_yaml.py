@@ -60,6 +60,55 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path):
         files.read(tmp_path)
 
 
+NINE = "[" + ", ".join(["{}"] * 9) + "]"
+BOMBS = {
+    "aliases": "a0: &a0 [1]\n"
+    + "".join(f"a{i}: &a{i} {NINE.replace('{}', f'*a{i - 1}')}\n" for i in range(1, 20)),
+    "merged": "a0: &a0 {k: 1}\n"
+    + "".join(f"a{i}: &a{i} {{<<: {NINE.replace('{}', f'*a{i - 1}')}}}\n" for i in range(1, 20)),
+    "sequences": "a: " + "[" * 900_000,
+    "mappings": "{a: " * 200_000,
+    "values": "a: [" + "1," * 450_000 + "1]",
+    "unknown keys": "".join(f"key{i}: 1\n" for i in range(80_000)),
+    "base of 60": "total_env_steps: " + "1:" * 400_000 + "1",
+    "digits": "total_env_steps: !!int " + "9" * 900_000,
+    "bytes": "a: 1\n" * 2_000_000,
+}
+
+
+@pytest.mark.parametrize("name", BOMBS)
+def test_a_file_of_too_much_is_refused_while_it_is_read(name, tmp_path):
+    path = tmp_path / "bomb.yaml"
+    path.write_text(BOMBS[name])
+    with pytest.raises(
+        ConfigError, match=r"bomb.yaml: is (too long|not YAML: (holds|is nested|a number has) )"
+    ):
+        load_config(path)
+
+
+def test_an_alias_counts_as_often_as_it_is_used_and_ordinary_ones_are_read():
+    few = "base: &base {a: 1, b: [1, 2]}\n" + "".join(f"k{i}: *base\n" for i in range(2000))
+    assert files.parse(few.encode(), "x")["k7"] == {"a": 1, "b": [1, 2]}
+    with pytest.raises(ConfigError, match="holds more than"):
+        files.parse(few.replace("[1, 2]", f"[{'1, ' * 40}]").encode(), "x")
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, "{a: " * 30_000, "1:" * 50_000 + "1"])
+def test_an_override_of_too_much_is_a_text_which_its_field_refuses(text, tmp_path):
+    (tmp_path / "empty.yaml").write_text("")
+    with pytest.raises(ConfigError, match=r"env\.params = .* needs a mapping") as error:
+        load_config(tmp_path / "empty.yaml", [f"env.params={text}"])
+    assert len(str(error.value)) < 1000
+
+
+def test_of_many_unknown_keys_and_wrong_items_the_first_are_named(tmp_path):
+    path = tmp_path / "many.yaml"
+    path.write_text("".join(f"key{i}: 1\n" for i in range(5000)) + "events: [" + "{}, " * 5000 + "]\n")
+    with pytest.raises(ConfigError, match="4,980 more unknown keys") as error:
+        load_config(path)
+    assert len(error.value.problems) < 50 and "more may be wrong" in str(error.value)
+
+
 @pytest.mark.parametrize(
     ("written", "made"),
     [

@@ -6,6 +6,7 @@ In: read-only mounts, files in the way, processes started together, real kills. 
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
 import os
 import platform
@@ -301,7 +302,7 @@ def test_a_directory_that_has_what_a_run_would_write_to_is_refused_and_left_as_i
 
 
 def test_run_json_has_the_seed_the_commit_versions_flags_device_and_how_each_start_ended(
-    tmp_path, monkeypatch
+    tmp_path, monkeypatch, caplog
 ):
     monkeypatch.setenv("XLA_FLAGS", "--xla_backend_optimization_level=0")
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
@@ -315,7 +316,10 @@ def test_run_json_has_the_seed_the_commit_versions_flags_device_and_how_each_sta
         subprocess.run([*git, *words], check=True)
     launch(config_of(4), directory, cache=False)
     (repository / "new.py").write_text("")
-    launch(config_of(6), directory, cache=False)
+    with jax.threefry_partitionable(False):
+        launch(config_of(6), directory, cache=False)
+    (said,) = (text for text in caplog.messages if "its bits may be others" in text)
+    assert said.endswith(": jax_threefry_partitionable was True, is False")
     about = json.loads((directory / "run.json").read_text())
     assert (about["seed"], about["num_seeds"]) == (3, 2)
     commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True).stdout.strip()
@@ -328,6 +332,7 @@ def test_run_json_has_the_seed_the_commit_versions_flags_device_and_how_each_sta
         assert begun["versions"] == {
             "jaxtrain": jaxtrain.__version__,
             "jax": jax.__version__,
+            "jaxlib": importlib.metadata.version("jaxlib"),
             "python": platform.python_version(),
         }
         assert begun["flags"].items() >= {

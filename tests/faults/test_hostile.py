@@ -124,7 +124,9 @@ def out(run, name, target):
     path.symlink_to(target)
 
 
-NAMES = ["checkpoints", "metrics.jsonl", "tensorboard", "wandb", "config.yaml", "run.json", "lock"]
+NAMES = [
+    *("checkpoints", "metrics.jsonl", "tensorboard", "wandb", "autotune", "config.yaml", "run.json", "lock"),
+]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -153,7 +155,7 @@ def test_links_deeper_inside_and_on_the_way_change_nothing_outside(run, outside)
     """Names that a run does not use by itself, and those of its unfinished files."""
     (run / "README.md").unlink()
     for name, target in {
-        "README.md": "file",
+        "README.md": "nothing",  # which is to be written
         "notes": "directory",
         ".part-1": "file",
         "checkpoints/.part-1": "directory",
@@ -167,18 +169,27 @@ def test_links_deeper_inside_and_on_the_way_change_nothing_outside(run, outside)
     assert len(rows(run)) == 4
 
 
-@pytest.mark.parametrize("name", ["seed_0001", "events.out.tfevents.0", "deeper"])
-def test_a_link_out_of_the_directory_of_the_curves_is_refused_and_nothing_outside_changes(run, outside, name):
+LINKS = [
+    *("tensorboard/seed_0001", "tensorboard/seed_0001/events.out.tfevents.0", "tensorboard/deeper"),
+    *("autotune/deeper", "autotune/a/b/kernel"),
+]
+
+
+@pytest.mark.parametrize("name", LINKS)
+def test_a_link_out_of_the_directories_of_curves_and_kernels_is_refused_and_nothing_outside_changes(
+    run, outside, name
+):
     """With single seeds, curves are in `tensorboard/seed_0001`."""
-    target = outside / ("file" if "events" in name else "directory")
+    target = outside / ("directory" if name.endswith(("seed_0001", "deeper")) else "file")
     (outside / "directory" / "events.out.tfevents.1").write_text("precious")
-    (run / "tensorboard" / name).symlink_to(target)
+    (run / name).parent.mkdir(parents=True, exist_ok=True)
+    (run / name).symlink_to(target)
     before = listing(outside)
     with pytest.raises(ConfigError, match=f"{name} leads out of it"):
         launch(config_of(4), run, cache=False)
     new = run.parent / "new"
-    (new / "tensorboard").mkdir(parents=True)
-    (new / "tensorboard" / name).symlink_to(target)
+    (new / name).parent.mkdir(parents=True)
+    (new / name).symlink_to(target)
     with pytest.raises(ConfigError, match=f"{name} leads out of it"):
         launch(
             config_of(logging=SINKS | {"tensorboard": {"seeds": "separate"}}), new, num_seeds=2, cache=False
@@ -221,6 +232,21 @@ def test_a_manifest_whose_logs_are_none_is_refused_and_nothing_is_cut(run, logs)
     with pytest.raises(ConfigError, match="log"):
         launch(config_of(4), run, cache=False)
     assert listing(run, but=["lock"]) == before
+
+
+def test_to_verify_a_checkpoint_that_says_odd_things_of_itself_prints_them_as_text(run, capsys):
+    resealed(newest(run), reason="\x1b[2J", best={"metric": "\x9b1m\n0000000000099  whole", "value": 1.0})
+    assert cli.main(["verify", str(run)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[-1].isprintable() and lines[-1].startswith(r"0000000000016  whole  \x1b[2J")
+    for odd in ({"reason": {}, "best": 3}, {"best": {"value": "high"}}, {"best": {"value": 1.0}}):
+        resealed(newest(run), **odd)
+        assert cli.main(["verify", str(run)]) == 0
+    manifest = newest(run) / "manifest.json"
+    manifest.write_text('{"format":' * 100_000)
+    digest = hashlib.sha256(manifest.read_bytes()).hexdigest()
+    (newest(run) / "manifest.sha256").write_text(f"{digest}  manifest.json\n")
+    assert cli.main(["verify", str(run)]) == 1 and "is none of a checkpoint" in capsys.readouterr().out
 
 
 def test_files_of_a_manifest_that_are_outside_are_damage(run, outside):

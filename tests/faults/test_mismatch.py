@@ -260,7 +260,7 @@ def test_a_config_that_was_edited_in_the_directory_is_named_by_all_who_would_use
     path = tmp_path / "run" / "config.yaml"
     whole = path.read_text()
     assert whole.count("gamma: 0.9\n") == 1
-    path.write_text(whole.replace("gamma: 0.9\n", "gamma: 0.5\n"))
+    path.write_text(whole.partition("\n")[2].replace("gamma: 0.9\n", "gamma: 0.5\n"))
     edited = dataclasses.replace(config, algorithm=Drift(gamma=0.5))
     with pytest.raises(ConfigError, match=r"algorithm.gamma = 0.5: the run has 0.9"):
         launch(edited, tmp_path / "run", cache=False)
@@ -276,7 +276,11 @@ def test_a_run_made_longer_in_its_config_file_anneals_over_the_length_that_it_ha
     path = run / "config.yaml"
     whole = path.read_text()
     assert whole.count("total_env_steps: 32\n") == 1
-    path.write_text(whole.replace("total_env_steps: 32\n", "total_env_steps: 64\n"))
+    edited = whole.replace("total_env_steps: 32\n", "total_env_steps: 64\n")
+    path.write_text(edited)
+    assert cli.main(["resume", str(run)]) == 2
+    assert "config.yaml: has changed since it was written" in capsys.readouterr().err
+    path.write_text(edited.partition("\n")[2])  # the line with its sha256 is gone
     assert cli.main(["resume", str(run)]) == 0
     assert "total_env_steps is 64, was 32: rates that anneal" in capsys.readouterr().err
     assert "anneal_env_steps: 32\n" in path.read_text()

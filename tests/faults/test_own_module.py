@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -17,6 +18,7 @@ from pathlib import Path
 import pytest
 
 import jaxtrain
+from jaxtrain.tools import cli
 from tests.faults.processes import call, ended, main, start
 from tests.xla import FAST
 
@@ -108,9 +110,10 @@ def test_a_module_planted_in_the_run_is_not_executed(original, module):
     planted = run / "own_reinforce.py"
     planted.write_text(f"open({str(run / 'executed')!r}, 'w')\n")
     digest = hashlib.sha256(planted.read_bytes()).hexdigest()
-    hostile = json.loads(about) | {"modules": {"own_reinforce": {"path": str(planted), "sha256": digest}}}
+    said = {name: value for name, value in json.loads(about).items() if name != "sha256"}
+    hostile = said | {"modules": {"own_reinforce": {"path": str(planted), "sha256": digest}}}
     try:
-        for text in (json.dumps(hostile), json.dumps(json.loads(about) | {"modules": {}})):
+        for text in (json.dumps(hostile), json.dumps(said | {"modules": {}})):
             (run / "run.json").write_text(text)
             code, err = say("resume", run, cwd=run)
             assert code == 2 and "own_reinforce" in err and not (run / "executed").exists()
@@ -127,3 +130,37 @@ def test_a_run_with_an_own_module_is_loaded_in_python_and_found_where_it_was_mov
     assert call(module_of_algorithm, original[1], run) == "own_reinforce"
     module.unlink()
     assert call(module_of_algorithm, tmp_path, run) == "own_reinforce"
+
+
+SHADOWS = ("orbax", "yaml", "jax", "tensorstore", "six", "tensorflow", "cloudpickle", "jax_plugins/evil")
+
+
+def test_to_look_at_a_strangers_runs_executes_nothing_that_lies_there(original, module, tmp_path, capsys):
+    """Not the files named as libraries are, nor the module that the run names."""
+    run = tmp_path / "run"
+    shutil.copytree(original[1] / "run", run)
+    touch = f"import pathlib; (pathlib.Path({str(tmp_path)!r}) / f'{{__name__}} ran').touch()\n"
+    for place in (tmp_path, run):
+        for name in SHADOWS:
+            (place / name).mkdir(parents=True)
+            (place / name / "__init__.py").write_text(touch)
+        (place / "own_reinforce.py").write_text(touch)
+    looks = {("verify", "."): (run, "whole  finish"), ("runs", "."): (tmp_path, "finished")}
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "XLA_FLAGS": FAST}
+    for words, (place, said) in looks.items():
+        program = [sys.executable, "-m", "jaxtrain.tools.cli", *words]
+        done = subprocess.run(program, cwd=place, env=environment, capture_output=True, text=True)
+        assert done.returncode == 0 and said in done.stdout, done.stderr
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(tmp_path)
+        for words in (["plan", "run/config.yaml"], ["train", "run/config.yaml", "--help"]):
+            assert cli.main(words) == 2
+    rule = "algorithm.name = 'own_reinforce:Reinforce': is code that a run's directory names"
+    assert capsys.readouterr().err.count(rule) == 2
+    assert list(tmp_path.glob("* ran")) == []
+
+
+def test_a_function_of_pythons_own_is_no_environment_and_is_not_called(tmp_path, capsys):
+    (tmp_path / "abort.yaml").write_text('env: {id: "os:abort"}\n')
+    assert cli.main(["plan", str(tmp_path / "abort.yaml")]) == 2
+    assert "env.id = 'os:abort': 'os' is of Python's standard library" in capsys.readouterr().err

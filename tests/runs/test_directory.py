@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 
 import pytest
 
@@ -11,10 +12,19 @@ from jaxtrain.runs import directory as rundir
 
 
 def test_what_a_run_says_of_itself_is_read_back_and_what_says_nothing_is_named(tmp_path):
+    said = {
+        "id": "a",
+        "seed": 3,
+        "key": None,
+        "num_seeds": 1,
+        "seeds": None,
+        "start_from": None,
+        "starts": [],
+    }
     with rundir.RunDirectory(tmp_path / "run") as run:
-        run.write_about({"seed": 3, "starts": []})
+        run.write_about(said)
         run.describe("env: {}\n")
-    assert rundir.read_about(tmp_path / "run") == {"seed": 3, "starts": []}
+    assert rundir.read_about(tmp_path / "run") == said
     assert {path.name for path in (tmp_path / "run").iterdir()} == {
         "run.json",
         "config.yaml",
@@ -26,7 +36,7 @@ def test_what_a_run_says_of_itself_is_read_back_and_what_says_nothing_is_named(t
     for text, words in (
         ("{", "is not that of a run"),
         ("[]", "has no starts"),
-        ('{"starts": 1}', "no starts"),
+        ('{"starts": 1}', "its starts is '1'"),
     ):
         (tmp_path / "run" / "run.json").write_text(text)
         with pytest.raises(ConfigError, match=words):
@@ -59,6 +69,67 @@ def test_a_name_that_leads_out_of_a_directory_is_refused(tmp_path, name):
 def test_a_start_says_the_flags_and_no_secret(monkeypatch):
     monkeypatch.setenv("XLA_FLAGS", "--some")
     monkeypatch.setenv("JAX_API_KEY", "5ec2e7")
-    about = rundir.this_start(8, {"jax": "1"}, {"kind": "cpu"})
+    about = rundir.this_start(8, {"versions": {"jax": "1"}, "device": {"kind": "cpu"}})
     assert about["flags"]["XLA_FLAGS"] == "--some" and "5ec2e7" not in str(about)
     assert (about["pid"], about["resumed_at"], about["exit"]) == (os.getpid(), 8, None)
+
+
+def planted(place, touch):
+    """A repository of one commit whose own settings run `touch NAME` at every turn of git."""
+
+    def git(*words, cwd=place):
+        own = ("-c", "user.name=a", "-c", "user.email=a@b", "-c", "commit.gpgsign=false")
+        subprocess.run(["git", *own, *words], cwd=cwd, check=True, capture_output=True)
+
+    inner = place / "inner"
+    inner.mkdir(parents=True)
+    for repository in (inner, place):  # the second has the first as a submodule
+        git("init", "-q", cwd=repository)
+        (repository / "text").write_text("text\n")
+        (repository / ".gitattributes").write_text("* filter=a=b diff=c\n")
+        git("add", ".", cwd=repository)
+        git("commit", "-q", "-m", "x", cwd=repository)
+        hooks = repository / ".git" / "planted"
+        hooks.mkdir()
+        for name in ("post-index-change", "fsmonitor-watchman", "reference-transaction"):
+            (hooks / name).write_text(f"#!/bin/sh\n{touch} hook\n")
+            (hooks / name).chmod(0o755)
+        for name, value in {
+            "core.fsmonitor": f"{touch} fsmonitor; false",
+            "core.hooksPath": str(hooks),
+            "filter.a=b.clean": f"{touch} clean; cat",
+            "filter.a=b.process": f"{touch} process; false",
+            "filter.a=b.required": "true",
+            "diff.external": f"{touch} external",
+            "diff.c.textconv": f"{touch} textconv; cat",
+            "pager.status": f"{touch} pager; cat",
+            "core.sshCommand": f"{touch} ssh",
+            "extensions.partialClone": "origin",
+            "remote.origin.url": f"ext::{touch} ext",
+            "protocol.ext.allow": "always",
+        }.items():
+            git("config", name, value, cwd=repository)
+        os.utime(repository / "text", (0, 0))  # git has to look into it
+
+
+def test_git_is_asked_for_the_commit_and_nothing_that_the_repository_plants_is_run(tmp_path, monkeypatch):
+    place, marks = tmp_path / "theirs", tmp_path / "marks"
+    marks.mkdir()
+    (tmp_path / "mark").write_text(f'#!/bin/sh\ntouch "{marks}/$1"\n')
+    (tmp_path / "mark").chmod(0o755)
+    planted(place, str(tmp_path / "mark"))
+    head = (place / ".git" / "refs" / "heads").iterdir()
+    commit = next(head).read_text().strip()
+    for path in marks.iterdir():
+        path.unlink()
+    monkeypatch.chdir(place)
+    assert rundir.this_start(None, {})["git"] == {"commit": commit, "dirty": False}
+    (place / "text").write_text("TEXT\n")
+    assert rundir.this_start(None, {})["git"] == {"commit": commit, "dirty": True}
+    tree = subprocess.run(["git", "rev-parse", "HEAD^{tree}"], capture_output=True, text=True).stdout.strip()
+    (place / ".git" / "objects" / tree[:2] / tree[2:]).unlink()  # which git would fetch
+    assert rundir.this_start(None, {})["git"] is None
+    assert list(marks.iterdir()) == []
+    for words in (["status"], ["cat-file", "-p", tree]):  # as it is asked at a shell
+        subprocess.run(["git", *words], capture_output=True)
+    assert {path.name for path in marks.iterdir()} >= {"fsmonitor", "process", "ext"}

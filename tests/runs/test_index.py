@@ -5,9 +5,12 @@ In: runs that finish, stop, are killed, fail, and directories that are none. Out
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
+import tempfile
+from pathlib import Path
 
 import pytest
 
@@ -78,6 +81,97 @@ def test_runs_has_a_row_for_every_run_whatever_became_of_it(tmp_path, capsys):
     assert "stopped" in capsys.readouterr().out
     assert cli.main(["runs", str(root / "notes")]) == 0
     assert capsys.readouterr().out == f"no runs in {root / 'notes'}\n"
+
+
+SAID = {
+    "id": "a",
+    "seed": 0,
+    "key": None,
+    "num_seeds": 3,
+    "seeds": None,
+    "start_from": None,
+    "starts": [{"started": "2026-11-28T07:00:00+00:00", "exit": "finished"}],
+}
+ROW = {"name": "evaluation", "env_steps": 32, "values": {"return_mean": 5.0}}
+
+
+def made(place, about=SAID, config="total_env_steps: 32\n", row=ROW):
+    """The files of a run, as a table is made of them."""
+    place.mkdir(parents=True)
+    for name, content in (("run.json", about), ("config.yaml", config), ("metrics.jsonl", row)):
+        text = content if isinstance(content, str | bytes) else json.dumps(content) + "\n"
+        (place / name).write_bytes(text if isinstance(text, bytes) else text.encode())
+    return place
+
+
+def hostile(root):
+    """Runs whose files are of nobody who means well."""
+    start = SAID["starts"][0]
+    for i, wrong in enumerate(
+        ({"num_seeds": 10**30}, {"starts": [start | {"started": {}}]}, {"seeds": "abc"})
+    ):
+        made(root / f"wrong{i}", about=SAID | wrong)
+    for i, text in enumerate(("[" * 100_000, '{"starts":' * 100_000, b"\xff\xfe", "", "3")):
+        made(root / f"text{i}", about=text)
+    for i, text in enumerate(("total_env_steps: x", "a: " * 90_000, "total_env_steps: 1e400", b"\xff", "[]")):
+        made(root / f"config{i}", config=text)
+    made(root / "log0", row=ROW | {"env_steps": 10**400})
+    made(root / "log1", row=ROW | {"env_steps": "many"})
+    made(root / "log2", row=[1])
+    for name in ("run.json", "config.yaml", "metrics.jsonl"):
+        (made(root / f"pipe {name}") / name).unlink()
+        os.mkfifo(root / f"pipe {name}" / name)
+        (made(root / f"endless {name}") / name).unlink()
+        (root / f"endless {name}" / name).symlink_to("/dev/zero")
+        (made(root / f"link {name}") / name).unlink()
+        (root / f"link {name}" / name).symlink_to("/etc/hostname")
+    os.mkfifo(made(root / "locked") / "lock")
+    os.truncate(made(root / "huge") / "run.json", 1 << 40)
+    os.truncate(made(root / "huger") / "config.yaml", 1 << 40)
+
+
+def test_hostile_runs_are_rows_of_their_own_and_hide_no_other(tmp_path, capsys):
+    made(tmp_path / "sound")
+    hostile(tmp_path / "hostile")
+    made(tmp_path / "odd", row="[" * 100_000 + "\n" + json.dumps(ROW) + "\n")
+    assert cli.main(["runs", str(tmp_path)]) == 0
+    lines = capsys.readouterr().out.splitlines()[1:]
+    sound = [line for line in lines if "unreadable" not in line]
+    assert [line.split()[0] for line in sound] == [str(tmp_path / name) for name in ("odd", "sound")]
+    assert all(line.split()[1:3] == ["3", "finished"] and "5.0 (evaluation)" in line for line in sound)
+    assert len(lines) - len(sound) == len(list((tmp_path / "hostile").iterdir()))
+
+
+def test_directories_that_go_deeper_than_a_walk_of_pythons_own_hide_no_run():
+    place = Path(tempfile.mkdtemp())  # as pytest could not clear it up either
+    made(place / "sound")
+    deep = place / "/".join("d" * 1500)
+    try:
+        for length in range(100, 1501, 100):
+            os.makedirs(place / "/".join("d" * length), exist_ok=True)
+        assert [row.state for row in index.rows(place)] == ["finished"]
+    finally:
+        os.removedirs(deep)
+        shutil.rmtree(place)
+
+
+def test_a_name_gives_no_orders_to_a_terminal_and_makes_no_row(tmp_path, capsys):
+    names = ["\x1b[2J\x1b]0;title\x07", "a\nrun  3 finished", "\u202egnp", os.fsdecode(b"\xff"), "\x9b1m"]
+    for name in names:
+        made(tmp_path / name)
+    made(
+        tmp_path / "started",
+        about=SAID | {"starts": [{"started": "\x1b[8m" + "x" * 999, "exit": "finished"}]},
+    )
+    assert cli.main(["runs", str(tmp_path)]) == 0
+    for command in (["verify"], ["resume"], ["evaluate"], ["train"]):
+        assert cli.main([*command, str(tmp_path / names[0])]) in (1, 2)
+        assert cli.main([*command, str(tmp_path / names[1] / "nothing")]) == 2
+    said = capsys.readouterr()
+    head, *lines = said.out.splitlines()
+    assert [line for line in (*lines, *said.err.splitlines()) if not line.isprintable()] == []
+    assert len([line for line in lines if "finished" in line and "100%" in line]) == len(names) + 1
+    assert len(head) < 300 > max(map(len, lines))
 
 
 def test_a_run_that_raised_is_a_row_that_says_failed(tmp_path, capsys):

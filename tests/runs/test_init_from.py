@@ -79,6 +79,14 @@ class Counted(Walk):
     def observation_space(self):
         return MultiDiscrete((5,))
 
+    def reset(self, key, params):
+        obs, state = super().reset(key, params)
+        return obs.astype(jnp.int32), state
+
+    def step(self, key, state, action, params):
+        step = super().step(key, state, action, params)
+        return step._replace(obs=step.obs.astype(jnp.int32))
+
 
 def config_of(updates=4, **given):
     given = {"env": "tests.helpers:Walk", "logging": QUIET, "checkpoint": KEPT} | given

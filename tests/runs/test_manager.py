@@ -315,7 +315,7 @@ def test_a_checkpoint_is_due_when_the_last_is_older_than_that(tmp_path, monkeypa
     """A clock that runs a minute ahead at each look; whatever else asks for the time gets it too."""
     import time
 
-    from jaxtrain.runs import launch as drive
+    from jaxtrain.runs import train_loop as drive
 
     class Clock:
         ahead = 0.0

@@ -159,11 +159,11 @@ def test_stalls_have_the_time_of_the_transfer_which_begins_when_no_save_is_under
     """So that the host never holds two of them."""
     saving, save, to_host = [], checkpoint.save, Transfer.to_host
 
-    def slow_save(*given):
+    def slow_save(*given, **more):
         saving.append(True)
         time.sleep(0.3)
         try:
-            return save(*given)
+            return save(*given, **more)
         finally:
             saving.pop()
 

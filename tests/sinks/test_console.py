@@ -38,6 +38,14 @@ def test_console_says_how_far_how_fast_how_long_and_how_good():
     ]
 
 
+def test_a_name_gives_no_orders_to_a_terminal():
+    out = io.StringIO()
+    sink = sinks.Console(file=out)
+    sink.open(RunInfo("\x1b[2J\n\x9b1m", 8, 8, 1))
+    sink.close()
+    assert out.getvalue().startswith(r"\x1b[2J\n\x9b1m: 8 env steps")
+
+
 def test_console_shows_mean_and_spread_over_the_seeds_that_have_a_return():
     *_, last = console(
         record(env_steps=10_000, rollout__return_mean=[1, 3, NAN]),

@@ -38,6 +38,17 @@ def test_json_lines_keep_arrays_integers_and_short_numbers(tmp_path):
     assert json.loads(second)["update"] == 2  # opened again: appended
 
 
+def test_a_row_that_was_cut_off_keeps_its_line_and_the_next_one_begins_another(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    for update in (1, 2):
+        put(sinks.JsonLines(path), Record("event", update, 8, {}))
+        path.write_bytes(path.read_bytes()[:-20])
+    put(sinks.JsonLines(path), Record("event", 3, 8, {}))
+    *cut, last = path.read_text().splitlines()
+    assert [line[:29] for line in cut] == [f'{{"name": "event", "update": {n}' for n in (1, 2)]
+    assert json.loads(last)["update"] == 3
+
+
 def test_a_full_disk_names_the_file_and_leaves_whole_lines_alone(tmp_path):
     # A limit on the size of files takes the part of a write that fits, and refuses the rest.
     script = (

@@ -241,6 +241,12 @@ def test_a_reader_that_goes_away_is_no_traceback():
         assert listing.wait(60) == 141 and listing.stderr.read() == ""
 
 
+def test_a_table_that_cannot_be_written_is_a_failure():
+    with process("list", "envs", before="exec >/dev/full") as listing:
+        assert listing.wait(60) == 1
+        assert listing.stderr.read() == "jaxtrain: standard output cannot be written (No space left on device)\n"
+
+
 def test_a_log_that_cannot_be_written_to_its_end_is_exit_code_1_and_the_checkpoints_stay(file, tmp_path):
     out = tmp_path / "out"
     more = ["--total-env-steps", "3840", "--logging.every", "32"]

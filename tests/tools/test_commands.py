@@ -89,7 +89,16 @@ def test_a_part_of_the_seeds_needs_a_directory_of_its_own(tmp_path, file):
     run = tmp_path / "run"
     run.mkdir()
     shutil.copy(file, run / "config.yaml")
-    (run / "run.json").write_text('{"starts": []}')
+    said = {
+        "id": "a",
+        "seed": 0,
+        "key": None,
+        "num_seeds": 2,
+        "seeds": None,
+        "start_from": None,
+        "starts": [],
+    }
+    (run / "run.json").write_text(json.dumps(said))
     for seeds, out in (([1], None), (None, str(tmp_path / "some"))):
         options = argparse.Namespace(directory=str(run), seeds=seeds, out=out, no_cache=True)
         with pytest.raises(ConfigError, match="--seeds and --out go together"):
