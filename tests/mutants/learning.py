@@ -327,16 +327,16 @@ MUTANTS = (
     Mutant(
         "the target network follows at once",
         DQN,
-        "lambda: params, lambda: agent.target_params",
-        "lambda: params, lambda: params",
+        "lambda: new[0], lambda: agent.target_params",
+        "lambda: new[0], lambda: new[0]",
     ),
     Mutant(
         "the target network never follows",
         DQN,
-        "lambda: params, lambda: agent.target_params",
+        "lambda: new[0], lambda: agent.target_params",
         "lambda: agent.target_params, lambda: agent.target_params",
     ),
-    Mutant("no warm-up", DQN, "ready = clock >= plan.learning_starts", "ready = clock >= 0"),
+    Mutant("no warm-up", DQN, "clock >= plan.learning_starts", "clock >= 0"),
     Mutant(
         "DQN never explores", DQN, "values = jnp.where(explore[..., None], noise, values)", "values = values"
     ),
