@@ -129,10 +129,10 @@ MUTANTS = (
     Mutant(
         "advantages leak through a time limit",
         RETURNS,
-        "jnp.where(terminated | truncated, 0.0, gamma * gae_lambda)",
-        "jnp.where(terminated, 0.0, gamma * gae_lambda)",
+        "jnp.where(terminated | truncated, 0.0, gamma * lambda_)",
+        "jnp.where(terminated, 0.0, gamma * lambda_)",
     ),
-    Mutant("trace decays without gamma", RETURNS, "0.0, gamma * gae_lambda)", "0.0, gae_lambda)"),
+    Mutant("trace decays without gamma", RETURNS, "0.0, gamma * lambda_)", "0.0, lambda_)"),
     Mutant(
         "running return reset a step early",
         RETURNS,
