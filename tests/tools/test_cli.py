@@ -167,6 +167,7 @@ def test_the_plan_names_each_event_with_its_env_steps_and_the_memory(file):
     [
         ("algorithms", "ppo"),
         ("events", "randomize"),
+        ("events", "params: metric, threshold, below=False"),
         ("sinks", "wandb"),
         ("envs", "CartPole-v1"),
         ("experiments", "pendulum_ppo"),
