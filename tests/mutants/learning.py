@@ -81,11 +81,18 @@ MUTANTS = (
     Mutant("KL estimated by k1", PPO, "jnp.mean(ratio - 1.0 - log_ratio)", "jnp.mean(-log_ratio)"),
     Mutant("clip fraction of one side", PPO, "jnp.abs(ratio - 1.0) > clip_range", "ratio - 1.0 > clip_range"),
     Mutant("KL target ignored", PPO, KL, "learning"),
+    Mutant("the KL stops learning at its target", PPO, "> 1.5 * hyper.target_kl", "> hyper.target_kl"),
     # ---- optimizer and schedules
     Mutant("Adam's eps is 1e-8", PPO, "field.rate(1e-5, above=0)", "field.rate(1e-8, above=0)"),
     Mutant("gradients clipped one by one", PPO, "optax.clip_by_global_norm(", "optax.clip("),
     Mutant("gradient norm after clipping", PPO, "optax.tree.norm(grads)", "optax.tree.norm(updates)"),
     Mutant("rate never annealed", PPO, "(remaining if hyper.anneal_learning_rate else 1.0)", "1.0"),
+    Mutant(
+        "the clip of values is not annealed",
+        PPO,
+        "limit = clip_range if hyper.value_clip_range",
+        "limit = hyper.clip_range if hyper.value_clip_range",
+    ),
     Mutant("clip range never annealed", PPO, "(remaining if hyper.anneal_clip_range else 1.0)", "1.0"),
     Mutant("rate is 0 one update early", PPO, "num_updates - clock, 0)", "num_updates - 1 - clock, 0)"),
     Mutant(
