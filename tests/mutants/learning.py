@@ -176,6 +176,7 @@ MUTANTS = (
         "done = rollout.terminated | rollout.truncated",
         "done = rollout.terminated",
     ),
+    Mutant("what varies little does not", NORMALIZE, "value > 1e-6 * jnp.abs(mean)", "value > 1e-6"),
     Mutant("divided by the variance", NORMALIZE, "value = jnp.sqrt(var)", "value = var"),
     Mutant(
         "latest batch weighs too little",

@@ -69,6 +69,7 @@ TESTS = {
     "signals.py": ("tests/test_signals.py", "tests/faults/test_signals.py"),
     "runs/seeds.py": ("tests/runs/test_seeds.py", "tests/faults/test_resume.py"),
     "runs/init_from.py": ("tests/runs/test_init_from.py",),
+    "runs/load.py": ("tests/runs/test_load.py",),
     "loop/adopt.py": ("tests/loop/test_adopt.py",),
 }
 
@@ -88,6 +89,7 @@ TESTS = {
     SIGNALS,
     SEEDS,
     INIT,
+    LOAD,
     ADOPT,
 ) = TESTS
 
@@ -97,6 +99,13 @@ MUTANTS = (
         "the newest checkpoints go", MANAGER, "newest[-settings.keep_last :]", "newest[: settings.keep_last]"
     ),
     Mutant("the oldest of equals is best", MANAGER, "(values[n], n)", "(values[n], -n)"),
+    Mutant("a seed that is NaN makes all so", MANAGER, "values[np.isfinite(values)]", "values"),
+    Mutant(
+        "more is always the best seed",
+        LOAD,
+        'sign = 1 if config.checkpoint.best_mode == "max" else -1',
+        "sign = 1",
+    ),
     Mutant("NaN may be best", MANAGER, "if not math.isnan(v)}", "}"),
     Mutant("the last finite checkpoint goes", MANAGER, '[n for n in newest if said[n]["finite"]]', "[]"),
     Mutant("the last of each interval stays", MANAGER, "first.setdefault(i, n)", "first[i] = n"),
