@@ -44,7 +44,7 @@ from jaxtrain.runs.init_from import (
 )
 from jaxtrain.runs.manager import best_metric, check_metric
 from jaxtrain.runs.program import Programs, compilation_cache, keep_tuning
-from jaxtrain.runs.resume import RunPlan, restored, resume_run, rewind, shapes, start_run
+from jaxtrain.runs.resume import RunPlan, resume_run, rewind, shapes, start_run
 from jaxtrain.runs.seeds import asked_seeds
 from jaxtrain.runs.train_loop import TrainLoop
 from jaxtrain.sinks.base import checked
@@ -146,9 +146,8 @@ def launch(
             source = _source_again(run, run_plan, request)
         if source is not None:
             run_plan = _beginning_from(source, run_plan, events)
-        trainer, found = Trainer(run_plan.config, events), run_plan.found
-        begin = found and restored(found, run_plan.config, run_plan.seeds, trainer, events)
-        found, run_plan = None, run_plan.without_arrays()  # else the host held them for as long as it trains
+        trainer = Trainer(run_plan.config, events)
+        begin, run_plan = run_plan.restored(trainer, events)
         return _run(run, run_plan, trainer, begin, events, more_sinks, caught)
 
 
@@ -178,9 +177,8 @@ def _run(
 ) -> Ending:
     """Run in a directory that is held."""
     config, resumed_at = run_plan.config, run_plan.resumed_at
-    metric = best_metric(trainer)
     # Nothing of the directory has been touched so far; a metric that is not there leaves it so.
-    check_metric(metric, shapes(trainer, run_plan.seeds)[0].metrics)
+    check_metric(metric := best_metric(trainer), shapes(trainer, run_plan.seeds)[0].metrics)
     before = _settle(run, run_plan)
     start = _this_start(resumed_at)
     about = {**run_plan.about, "starts": [*run_plan.about["starts"], start]}

@@ -248,9 +248,14 @@ class RunPlan:
         """Env steps of this run's own checkpoint."""
         return self.found.env_steps if self.own and self.found else None
 
-    def without_arrays(self) -> RunPlan:
-        """The same, of a checkpoint that has been restored."""
-        return dataclasses.replace(self, found=self.found and dataclasses.replace(self.found, arrays={}))
+    def restored(
+        self, trainer: Trainer, events: Sequence[Part]
+    ) -> tuple[tuple[TrainState, History] | None, RunPlan]:
+        """What the run goes on from, and the plan without its arrays: the host held them while it trains."""
+        if self.found is None:
+            return None, self
+        begin = restored(self.found, self.config, self.seeds, trainer, events)
+        return begin, dataclasses.replace(self, found=dataclasses.replace(self.found, arrays={}))
 
 
 def start_run(

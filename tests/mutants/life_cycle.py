@@ -278,7 +278,12 @@ MUTANTS = (
     Mutant("the last piece begins too late", TRANSFER, "begin = min(begin, size - cut.length)", "pass"),
     Mutant("all pieces are of the first seed", TRANSFER, "[*before, begin]", "[*[0] * len(before), begin]"),
     Mutant("the host holds two replays", TRAIN_LOOP, "self._checkpoints.wait()  # else", "pass  # else"),
-    Mutant("what a run went on from stays on the host", LAUNCH, "run_plan.without_arrays()", "run_plan"),
+    Mutant(
+        "what a run went on from stays on the host",
+        LAUNCH,
+        "begin, run_plan = run_plan",
+        "begin, _ = run_plan",
+    ),
     Mutant("words of two arrays change places", TREE, "begin = end", "begin = begin"),
     # ---- beginning from another run
     Mutant(
