@@ -167,10 +167,6 @@ BAD = [
         "(4 environments x 8 steps); raise num_envs or rollout_length",
     ),
     (
-        "evaluation.every=640",
-        "evaluation.every = 640: needs at most 320, as long as the run; or none, a 10th of it; or 0, never",
-    ),
-    (
         "logging.every=640",
         "logging.every = 640: needs at most 320, as long as the run; or none, a 100th of it; or 0, never",
     ),

@@ -103,7 +103,7 @@ MUTANTS = (
     Mutant(
         "more is always the best seed",
         LOAD,
-        'sign = 1 if config.checkpoint.best_mode == "max" else -1',
+        'sign = 1 if trainer.config.checkpoint.best_mode == "max" else -1',
         "sign = 1",
     ),
     Mutant("NaN may be best", MANAGER, "if not math.isnan(v)}", "}"),
