@@ -69,7 +69,7 @@ def test_one_update_agrees_with_the_cpu():
 def test_no_sum_over_the_rewards_joins_the_kernel_of_the_advantages():
     # Joined, it takes a minute to compile.
     def both(reward, value, ends):
-        found = gae(reward, value, value, ends, ends, gamma=0.99, gae_lambda=0.95, method="associative")
+        found = gae(reward, value, value, ends, ends, gamma=0.99, lambda_=0.95, method="associative")
         return found, jnp.isfinite(reward).all(), reward.mean()
 
     like = jax.ShapeDtypeStruct((128, 64), jnp.float32)

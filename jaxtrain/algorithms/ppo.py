@@ -269,7 +269,7 @@ class _Learner(NamedTuple):
             rollout.terminated,
             rollout.truncated,
             gamma=hyper.gamma,
-            gae_lambda=hyper.gae_lambda,
+            lambda_=hyper.gae_lambda,
         )
         action = rollout.extras.get("action", rollout.action)
         log_prob = self.dist.log_prob(rollout.extras["dist"], action)

@@ -6,6 +6,7 @@ are the rates.
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import importlib
 import inspect
@@ -332,10 +333,11 @@ class Config:
         if self.anneal_env_steps and self.anneal_updates > field.INT32:
             rule = f"needs at most {field.INT32 * per}, 2^31 - 1 updates"
             found.append(Problem("anneal_env_steps", self.anneal_env_steps, rule))
-        for name in INTERVALS:
+        fits = max(1, total // per) * per
+        for name, share in INTERVALS.items():
             value = getattr(self, name).every
             if value is not None and value > total:
-                rule = f"needs at most total_env_steps = {total}, or 0 for never"
+                rule = f"needs at most {fits}, as long as the run; or none, a {share}th of it; or 0, never"
                 found.append(Problem(f"{name}.every", value, rule))
         saved = {"every": self.interval("checkpoint"), "keep_every": self.checkpoint.keep_every}
         for name, value in saved.items():
@@ -375,7 +377,7 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
       ConfigError: a line for every fault: path, value, rule and, where there is one, a value that works.
     """
     raw = files.read(experiments.file_of(path))
-    problems: list[Problem] = []
+    algorithm, problems = copy.deepcopy(raw.get("algorithm")), list[Problem]()
     for override in overrides:
         try:
             files.override(raw, override)
@@ -384,12 +386,33 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     if planted := modules.check(raw):
         raise ConfigError([*problems, *planted])
     try:
+        problems += _of_another(raw, algorithm)
         made = from_mapping(Config, raw)
     except ConfigError as error:
         raise ConfigError([*problems, *error.problems]) from None
     if problems:
         raise ConfigError(problems)
     return made
+
+
+def _of_another(raw: dict[str, Any], written: Any) -> list[Problem]:
+    """What a file sets that the algorithm named by an override has not, in one line; it is taken out.
+
+    Args:
+      written: the algorithm as the file has it.
+    """
+    given = raw.get("algorithm")
+    if not isinstance(written, dict) or not isinstance(given, dict):
+        return []
+    name, old = given.get("name", "ppo"), written.get("name", "ppo")
+    if name == old:
+        return []
+    known = [f.name for f in dataclasses.fields(algorithm_class(given))]
+    alien = [key for key in written if key not in known and key in given]
+    for key in alien:
+        del given[key]
+    rule = f"has no {', '.join(alien)}, which the file sets for {old!r}; needs a file without"
+    return [Problem("algorithm.name", name, rule)] if alien else []
 
 
 def resolved(config: Config) -> Config:

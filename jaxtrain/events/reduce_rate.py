@@ -72,7 +72,8 @@ def reduce_rate(
       lowest: the rate does not fall below it; a schedule's scale, which begins at 1, does not.
 
     Returns:
-      The state; the rate in `state.hyper`, the best of the metric so far, for how many firings it stalled.
+      The state; the rate that the next update uses, of a schedule its value there; the best of the metric so
+      far; for how many firings it stalled.
 
     Raises:
       ConfigError: while tracing, for a metric or a rate that the run has not.
@@ -80,7 +81,7 @@ def reduce_rate(
     Source:
       `torch.optim.lr_scheduler.ReduceLROnPlateau`, with an absolute threshold and without a cooldown.
     """
-    del trainer, key
+    del key
     found = [
         Problem(what, given, f"no such {what}" + nearest(given, known))
         for what, given, known in (("metric", metric, state.metrics), ("rate", rate, state.hyper))
@@ -99,4 +100,4 @@ def reduce_rate(
     stalled = jnp.where(due, 0, stalled)
     remembered = {"best": best.astype(memory["best"].dtype), "stalled": stalled.astype(jnp.int32)}
     state = state.replace(hyper=state.hyper.replace({rate: new}), events={**state.events, name: remembered})
-    return state, {"rate": state.hyper[rate], **remembered}
+    return state, {"rate": trainer.rate(state, rate), **remembered}

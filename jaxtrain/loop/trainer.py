@@ -90,6 +90,11 @@ class Trainer:
         """The algorithm's functions with the rates of one seed, scheduled ones as they are at its clock."""
         return self._parts.algorithm(state.hyper, state.clock)
 
+    def rate(self, state: TrainState, name: str) -> jax.Array:
+        """A rate of one seed, by its name in `state.hyper`, in its next update: of a schedule its value."""
+        values = self._parts.scheduled(state.hyper, state.clock)
+        return values.get(f"rates/{name.removeprefix('algorithm.')}", state.hyper[name])
+
     def collector(self, state: TrainState) -> Collector:
         """What steps the environments, with the rates of one seed."""
         return self._parts.collector(state.hyper, self.algorithm(state).carry)

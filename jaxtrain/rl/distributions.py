@@ -77,8 +77,8 @@ class Distribution(ABC):
         """f32[...], nats."""
 
     @abstractmethod
-    def entropy(self, params: jax.Array, key: Key) -> jax.Array:
-        """f32[...], nats. `key` serves where there is no closed form."""
+    def entropy(self, params: jax.Array, key: Key | None = None) -> jax.Array:
+        """f32[...], nats. Only where there is no closed form, in `TanhGaussian`, is a key needed."""
 
     def to_env(self, action: jax.Array) -> jax.Array:
         """The action as the environment takes it."""
@@ -124,7 +124,7 @@ class Categorical(Distribution):
     def log_prob(self, params: jax.Array, action: jax.Array) -> jax.Array:
         return _log_prob(params, action)
 
-    def entropy(self, params: jax.Array, key: Key) -> jax.Array:
+    def entropy(self, params: jax.Array, key: Key | None = None) -> jax.Array:
         return _entropy(params)
 
 
@@ -161,7 +161,7 @@ class MultiCategorical(Distribution):
     def log_prob(self, params: jax.Array, action: jax.Array) -> jax.Array:
         return jnp.sum(_log_prob(self._table(params), action), axis=-1)
 
-    def entropy(self, params: jax.Array, key: Key) -> jax.Array:
+    def entropy(self, params: jax.Array, key: Key | None = None) -> jax.Array:
         return jnp.sum(_entropy(self._table(params)), axis=-1)
 
 
@@ -205,7 +205,7 @@ class DiagonalGaussian(Distribution):
         z = (action.reshape(mean.shape) - mean) * jnp.exp(-log_std)
         return -jnp.sum(0.5 * jnp.square(z) + log_std + 0.5 * math.log(2 * math.pi), axis=-1)
 
-    def entropy(self, params: jax.Array, key: Key) -> jax.Array:
+    def entropy(self, params: jax.Array, key: Key | None = None) -> jax.Array:
         _, log_std = jnp.split(params, 2, axis=-1)
         return jnp.sum(log_std + 0.5 * math.log(2 * math.pi * math.e), axis=-1)
 
@@ -241,8 +241,10 @@ class TanhGaussian(DiagonalGaussian):
     def log_prob(self, params: jax.Array, action: jax.Array) -> jax.Array:
         return super().log_prob(params, action) - self._log_slope(action)
 
-    def entropy(self, params: jax.Array, key: Key) -> jax.Array:
-        return super().entropy(params, key) + self._log_slope(self.sample(params, key))
+    def entropy(self, params: jax.Array, key: Key | None = None) -> jax.Array:
+        if key is None:
+            raise ValueError("entropy of a TanhGaussian has no closed form: needs a key, to draw a sample")
+        return super().entropy(params) + self._log_slope(self.sample(params, key))
 
     def to_env(self, action: jax.Array) -> jax.Array:
         low, high = self._bounds()

@@ -77,7 +77,7 @@ def gae(
     truncated: jax.Array,
     *,
     gamma: jax.Array | float,
-    gae_lambda: jax.Array | float,
+    lambda_: jax.Array | float,
     method: Method | None = None,
 ) -> jax.Array:
     """Generalized advantage estimates; added to `value` they are the λ-returns.
@@ -85,7 +85,7 @@ def gae(
     Args:
       reward, value, next_value: f32[T, ...]; `value[t]` is of where the action was taken.
       terminated, truncated: bool[T, ...].
-      gamma, gae_lambda: discount and trace decay per step.
+      gamma, lambda_: discount and trace decay per step.
       method: as in `linear_recurrence`.
 
     Returns:
@@ -96,7 +96,7 @@ def gae(
       Estimation", equation 16; Pardo et al. 2018, "Time Limits in Reinforcement Learning".
     """
     delta = reward + gamma * jnp.where(terminated, 0.0, next_value) - value
-    decay = jnp.where(terminated | truncated, 0.0, gamma * gae_lambda)
+    decay = jnp.where(terminated | truncated, 0.0, gamma * lambda_)
     return linear_recurrence(decay, delta, reverse=True, method=method)
 
 

@@ -35,6 +35,7 @@ Take = Literal["params", "agent"]
 AGENT = "state.agent"  # how names of the agent's arrays begin
 # With another value of these the same arrays are another policy.
 MEANING = ("network", "squash_actions", "policy_observations", "critic_observations")
+MODULES = ("policy_network", "value_network", "q_network")  # and what else is a module; known by their `repr`
 NO_MEANING = ("network.log_std_init",)  # what parameters begin with, when they are not taken
 
 
@@ -259,10 +260,14 @@ def _differing(manifest: Mapping[str, Any], trainer: Trainer) -> list[Problem]:
         found = [Problem("algorithm.name", algorithm["name"], f"the other run has {theirs['name']!r}")]
     else:
         new, old = _flat(algorithm), _flat(theirs)
+        own = (
+            n for n, x in vars(trainer.config.algorithm).items() if hasattr(x, "init") and hasattr(x, "apply")
+        )
+        meaning = {*MEANING, *MODULES, *own}
         found = [
             Problem(f"algorithm.{name}", new[name], f"the other run has {old[name]!r}")
             for name in sorted(new.keys() & old.keys())  # a checkpoint of before may lack a later field
-            if new[name] != old[name] and name.partition(".")[0] in MEANING and name not in NO_MEANING
+            if new[name] != old[name] and name.partition(".")[0] in meaning and name not in NO_MEANING
         ]
     here = described_spaces(trainer.spec)
     there: dict[str, str] = manifest.get("spaces") or here  # checkpoints of before do not say

@@ -42,7 +42,7 @@ from jaxtrain.runs.init_from import (
 )
 from jaxtrain.runs.manager import best_metric, check_metric
 from jaxtrain.runs.program import Programs, compilation_cache, keep_tuning
-from jaxtrain.runs.resume import RunPlan, restored, resume_run, rewind, shapes, start_run
+from jaxtrain.runs.resume import RunPlan, resume_run, rewind, shapes, start_run
 from jaxtrain.runs.seeds import asked_seeds
 from jaxtrain.runs.train_loop import TrainLoop
 from jaxtrain.sinks.base import checked
@@ -144,7 +144,9 @@ def launch(
             source = _source_again(run, run_plan, request)
         if source is not None:
             run_plan = _beginning_from(source, run_plan, events)
-        return _run(run, run_plan, events, more_sinks, caught)
+        trainer = Trainer(run_plan.config, events)
+        begin, run_plan = run_plan.restored(trainer, events)
+        return _run(run, run_plan, trainer, begin, events, more_sinks, caught)
 
 
 def _source_again(run: RunDirectory, run_plan: RunPlan, request: Request | None) -> Source | None:
@@ -152,7 +154,7 @@ def _source_again(run: RunDirectory, run_plan: RunPlan, request: Request | None)
     if request is not None:
         check_same_source(run.path, run_plan.about, request)
     record = run_plan.about.get("init_from")
-    return None if record is None or run_plan.own is not None else open_source_again(record)
+    return None if record is None or run_plan.own else open_source_again(record)
 
 
 def _beginning_from(source: Source, run_plan: RunPlan, events: Sequence[Part]) -> RunPlan:
@@ -165,18 +167,16 @@ def _beginning_from(source: Source, run_plan: RunPlan, events: Sequence[Part]) -
 def _run(
     run: RunDirectory,
     run_plan: RunPlan,
+    trainer: Trainer,
+    begin: tuple[TrainState, History] | None,
     events: Sequence[Part],
     more_sinks: Sequence[Sink],
     caught: list[int],
 ) -> Ending:
     """Run in a directory that is held."""
     config, resumed_at = run_plan.config, run_plan.resumed_at
-    trainer = Trainer(config, events)
-    metric = best_metric(trainer)
-    # Nothing of the directory has been touched so far; a checkpoint that does not fit leaves it so.
-    check_metric(metric, shapes(trainer, run_plan.seeds)[0].metrics)
-    begin = restored(run_plan, trainer, events) if run_plan.arrays else None
-    run_plan.arrays.clear()  # they are on the device: for as long as it trains the host would hold them too
+    # Nothing of the directory has been touched so far; a metric that is not there leaves it so.
+    check_metric(metric := best_metric(trainer), shapes(trainer, run_plan.seeds)[0].metrics)
     before = _settle(run, run_plan)
     start = rundir.this_start(resumed_at, machine.now())
     about = {**run_plan.about, "starts": [*run_plan.about["starts"], start]}
@@ -317,14 +317,14 @@ def _facts(run_plan: RunPlan, trainer: Trainer) -> dict[str, Any]:
 def _settle(run: RunDirectory, run_plan: RunPlan) -> dict[str, Any]:
     """Bring the directory to where its checkpoint left it; the manifest of that, {} if there is none."""
     run.check()
-    place = run.path / rundir.CHECKPOINTS
-    for path, why in (run_plan.own.bad if run_plan.own else {}).items():
+    place, found = run.path / rundir.CHECKPOINTS, run_plan.found if run_plan.own else None
+    for path, why in (found.bad if found else {}).items():
         aside = manager.set_aside(path)
         _warn(f"checkpoint {path.name} is damaged: {why}. Going on from an older one; it is now {aside.name}")
     disk.sweep(place)
     if run.holds_run:
         disk.sweep(run.path)
-    before = run_plan.own.manifest if run_plan.own else {}
+    before = found.manifest if found else {}
     for sentence in rewind(run.path, before.get("logs", {})):
         _warn(sentence)
     for note in run_plan.notes:

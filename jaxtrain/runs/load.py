@@ -29,7 +29,7 @@ from jaxtrain.runs import directory as rundir
 from jaxtrain.runs.checkpoint import Damaged, Gone
 from jaxtrain.runs.manager import best_metric
 from jaxtrain.runs.program import Programs, compilation_cache
-from jaxtrain.runs.resume import RunPlan, differences, not_read_back, restored, stored_config
+from jaxtrain.runs.resume import Found, differences, not_read_back, restored, stored_config
 from jaxtrain.runs.seeds import Seeds
 from jaxtrain.types import PyTree
 
@@ -278,8 +278,8 @@ def open_run(
         if seeds.count > 1:
             arrays = snapshot.of_seeds(arrays, [seeds.all.index(chosen)])
             seeds = dataclasses.replace(seeds, chosen=(chosen,))
-    run_plan = RunPlan(config, seeds, about, arrays, manifest, None, [])
-    return LoadedRun(trainer, *restored(run_plan, trainer, events), manifest, seeds)
+    state, history = restored(Found(arrays, manifest, {}), config, seeds, trainer, events)
+    return LoadedRun(trainer, state, history, manifest, seeds)
 
 
 def _opened(

@@ -57,7 +57,7 @@ NO_LOGS = (
 
 @dataclasses.dataclass(frozen=True)
 class Found:
-    """The newest whole checkpoint of a run."""
+    """A whole checkpoint of a run, the newest but for those in `bad`."""
 
     arrays: dict[str, np.ndarray]
     manifest: dict[str, Any]
@@ -238,24 +238,32 @@ class RunPlan:
     config: Config
     seeds: Seeds
     about: dict[str, Any]  # for `run.json`
-    arrays: dict[str, np.ndarray]  # of the checkpoint to go on from, of these seeds; empty for a beginning
-    manifest: dict[str, Any]  # of that checkpoint
-    own: Found | None  # that checkpoint, if it is of this very directory
     notes: list[str]  # for the user: what is not as it may be thought to be
-    news: list[str] = dataclasses.field(default_factory=list[str])  # likewise: from where it begins
+    found: Found | None = None  # the checkpoint to go on from, its arrays those of these seeds
+    own: bool = False  # whether that is of this very directory
+    news: list[str] = dataclasses.field(default_factory=list[str])  # for the user: from where it begins
     taken: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)  # of another's agent, by leaf
 
     @property
     def resumed_at(self) -> int | None:
         """Env steps of this run's own checkpoint."""
-        return None if self.own is None else self.own.env_steps
+        return self.found.env_steps if self.own and self.found else None
+
+    def restored(
+        self, trainer: Trainer, events: Sequence[Part]
+    ) -> tuple[tuple[TrainState, History] | None, RunPlan]:
+        """What the run goes on from, and the plan without its arrays: the host held them while it trains."""
+        if self.found is None:
+            return None, self
+        begin = restored(self.found, self.config, self.seeds, trainer, events)
+        return begin, dataclasses.replace(self, found=dataclasses.replace(self.found, arrays={}))
 
 
 def start_run(
     config: Config, events: Sequence[Part], asked: Mapping[str, Any], start_from: str | Path | None
 ) -> RunPlan:
     """A run of its own, from the beginning or from a checkpoint of another."""
-    arrays, manifest, notes, news, source = {}, {}, list[str](), list[str](), None
+    found, notes, news, source = None, list[str](), list[str](), None
     if start_from is None:
         seeds = dataclasses.replace(Seeds(0, None, 1), **asked)
         config = resolved(config)
@@ -274,10 +282,11 @@ def start_run(
                 "that is all of its env steps: only to save is left; total_env_steps makes it longer"
             )
         notes += machine.notes(said["starts"])
-        seeds, arrays, manifest = stored.narrowed(asked), found.arrays, found.manifest
+        seeds = stored.narrowed(asked)
         source = {"directory": str(place.resolve()), "env_steps": found.env_steps}
         if seeds.all != stored.all:
-            arrays = snapshot.of_seeds(arrays, [stored.all.index(s) for s in seeds.all])
+            arrays = snapshot.of_seeds(found.arrays, [stored.all.index(s) for s in seeds.all])
+            found = dataclasses.replace(found, arrays=arrays)
     outside = [s for s in seeds.all if s >= seeds.num_seeds]
     if outside:
         raise ConfigError([Problem("seeds", outside, f"needs ints below num_seeds = {seeds.num_seeds}")])
@@ -291,7 +300,7 @@ def start_run(
         "modules": modules.origins(to_dict(config)),
         "starts": [],
     }
-    return RunPlan(config, seeds, about, arrays, manifest, None, notes, news)
+    return RunPlan(config, seeds, about, notes, found, news=news)
 
 
 def resume_run(
@@ -339,7 +348,7 @@ def resume_run(
         about = {**about, "start_from": begun.about["start_from"]}
         return dataclasses.replace(begun, about=about, notes=[*notes, *begun.notes])
     notes += machine.notes(about["starts"])
-    return RunPlan(config, seeds, about, found.arrays, found.manifest, found, notes)
+    return RunPlan(config, seeds, about, notes, found, own=True)
 
 
 def _check_length(total_env_steps: float, place: Path, done: int) -> None:
@@ -353,19 +362,24 @@ def _described(events: Sequence[Part]) -> list[str]:
     return [f"{type(e).__name__} {e.name}: {getattr(e, 'schedule', '')}".rstrip(": ") for e in events]
 
 
-def restored(run_plan: RunPlan, trainer: Trainer, events: Sequence[Part]) -> tuple[TrainState, History]:
-    """The state and the history of the checkpoint that `run_plan` goes on from.
+def restored(
+    found: Found, config: Config, seeds: Seeds, trainer: Trainer, events: Sequence[Part]
+) -> tuple[TrainState, History]:
+    """The state and the history of a checkpoint.
+
+    Args:
+      config, seeds: of the run that has it, or goes on from it; `trainer` is of that config.
 
     Raises:
       ConfigError: it does not fit the program; has a line for each array.
     """
-    said = run_plan.manifest
-    logging_then = dataclasses.replace(run_plan.config.logging, every=said["logging_every"])
-    then = dataclasses.replace(run_plan.config, total_env_steps=said["total_env_steps"], logging=logging_then)
-    state, history = shapes(trainer, run_plan.seeds)
+    said = found.manifest
+    logging_then = dataclasses.replace(config.logging, every=said["logging_every"])
+    then = dataclasses.replace(config, total_env_steps=said["total_env_steps"], logging=logging_then)
+    state, history = shapes(trainer, seeds)
     try:
         return snapshot.from_arrays(
-            run_plan.arrays,
+            found.arrays,
             state,
             history,
             marks=trainer.timetable,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import inspect
 import io
 import logging
 import os
@@ -384,11 +385,20 @@ def listing(what: str) -> str:
     for name, place in sorted(table.items()):
         doc = (load_object(place).__doc__ or "").strip()  # none under `python -OO`
         rows.append(f"{name:<16} {doc.partition(chr(10))[0]}".rstrip())
+        if what == "events":
+            rows.append(f"{'':<16} {_params(load_object(place))}")
     own = "module:Class" if what == "algorithms" else "module:function"
     more = [f"{own:<16} one of your own, beside the config file, in the working directory, or installed"]
     if what == "algorithms":
         more.append("\nfields of one: jaxtrain train --algorithm.name NAME --help")
     return "\n".join([*rows, *more])
+
+
+def _params(event: Any) -> str:
+    """What an event takes as `params`, with its defaults; two stars stand for names of the user's."""
+    given = inspect.signature(event).parameters.values()
+    words = [str(p.replace(annotation=p.empty)) for p in given if p.kind in (p.KEYWORD_ONLY, p.VAR_KEYWORD)]
+    return f"params: {', '.join(words)}"
 
 
 if __name__ == "__main__":

@@ -16,15 +16,14 @@ from tests.reference_ppo import ReferencePPO, Settings
 
 UPDATES = 50
 CASES = {
-    "discrete": (Drift(), 48, PPO(**COMMON, max_grad_norm=2.0)),
+    "discrete": (Drift(), 48, PPO(**COMMON, max_grad_norm=2.0, value_clip_range=0.3)),
     "continuous": (
         Drift(NARROW),
         UPDATES,
         PPO(
             **COMMON,
             anneal_learning_rate=False,
-            anneal_clip_range=True,
-            value_clip_range=0.3,
+            anneal_clip_range=True,  # and with it that of values, which is unset
             normalize_observations=True,
             normalize_rewards=True,
         ),

@@ -117,6 +117,18 @@ def test_masked_actions_are_never_taken_and_a_kl_target_ends_the_gradient_steps_
     assert np.mean(loose.rollout.reward[-1]) > np.mean(loose.rollout.reward[0])
 
 
+def test_a_kl_target_ends_the_gradient_steps_beyond_one_and_a_half_times_it():
+    @jax.jit
+    def run(target_kl):
+        algorithm = pick({}, target_kl=target_kl, num_minibatches=1, normalize_advantages=False)
+        return record(config_of(Masked(), algorithm, ENVS, 1), jax.random.key(0))
+
+    second = 2 * float(run(1e9).metrics["approx_kl"][0])  # of two steps, and 0 before the first
+    for share, steps in [(0.95, 2), (1.05, 1)]:
+        agent = run(second / (1.5 * share)).agent
+        assert optax.tree.get(agent.opt_state, "count") == steps, f"a KL of {share} times the limit"
+
+
 def test_an_image_gets_a_cnn_that_learns_from_it():
     env = Image()
     algorithm = pick({"channels": (2,)}, learning_rate=0.02, clip_range=0.2, num_minibatches=2)

@@ -52,6 +52,10 @@ BAD = [
         "one of your own is module:Class",
     ),
     (
+        "algorithm.name=dqn",
+        "algorithm.name = 'dqn': has no num_minibatches, which the file sets for 'ppo'; needs a file without",
+    ),
+    (
         "algorithm.name=tests.helpers:Walk",
         "algorithm.name = 'tests.helpers:Walk': needs a dataclass of hyperparameters with name, "
         "rollout_length, make",
@@ -162,8 +166,10 @@ BAD = [
         "total_env_steps = 100000000000000: needs at most 2^31 - 1 updates of 32 env steps "
         "(4 environments x 8 steps); raise num_envs or rollout_length",
     ),
-    ("evaluation.every=640", "evaluation.every = 640: needs at most total_env_steps = 320, or 0 for never"),
-    ("logging.every=640", "logging.every = 640: needs at most total_env_steps = 320, or 0 for never"),
+    (
+        "logging.every=640",
+        "logging.every = 640: needs at most 320, as long as the run; or none, a 100th of it; or 0, never",
+    ),
     # schedules
     (
         "events.0.every=640",

@@ -88,9 +88,11 @@ def test_each_seed_has_a_plateau_of_its_own():
 def test_of_a_schedule_it_makes_the_whole_smaller():
     written = {"schedule": "linear", "from": 0.2, "to": 0.1}
     config, events = setup([0.0] * 7, learning_rate=written, patience=2)
-    trainer = Trainer(config, events)
-    state = trainer.run(trainer.init(jax.random.key(0)), 6)
-    assert state.hyper[RATE] == 0.25  # after firings 3 and 5: the first one is an improvement
+    result = train(config, jax.random.key(0), events=events)
+    state, scales = result.state, np.array([1, 1, 0.5, 0.5, 0.25, 0.25])  # the first firing is an improvement
+    assert state.hyper[RATE] == 0.25
+    value = 0.2 - 0.1 * np.arange(1, 7) / 6  # in the update after each
+    np.testing.assert_allclose(result.history["drop"]["rate"], scales * value, rtol=1e-6)
     used = 0.25 * (0.2 / 6 + 0.1 * 5 / 6)  # in the last update, by the scale after firing 5
     np.testing.assert_allclose(state.metrics["rates/learning_rate"], used, rtol=1e-6)
 

@@ -78,7 +78,7 @@ def test_warm_up_and_target_copy_are_conditions_in_a_run_of_many_seeds():
     agent = jax.eval_shape(Trainer(config).new, jax.random.key(0)).agent
     params, opt = (len(jax.tree.leaves(x)) for x in (agent.params, agent.opt_state))
     found = list(around(jax.vmap(partial(train, config)), keys(3)))
-    learn = [aval for aval, n, inside, _ in found if n == params + opt + len(LEARNED) and "scan" in inside]
+    learn = [aval for aval, n, inside, _ in found if n == 2 * params + opt + 1 and "scan" in inside]
     copy = [aval for aval, n, inside, _ in found if n == params and "scan" not in inside]
     assert len(learn) >= 1 and len(copy) >= 1
     assert all(aval.shape == () for aval, *_ in found)  # and no other is batched either

@@ -81,11 +81,18 @@ MUTANTS = (
     Mutant("KL estimated by k1", PPO, "jnp.mean(ratio - 1.0 - log_ratio)", "jnp.mean(-log_ratio)"),
     Mutant("clip fraction of one side", PPO, "jnp.abs(ratio - 1.0) > clip_range", "ratio - 1.0 > clip_range"),
     Mutant("KL target ignored", PPO, KL, "learning"),
+    Mutant("the KL stops learning at its target", PPO, "> 1.5 * hyper.target_kl", "> hyper.target_kl"),
     # ---- optimizer and schedules
     Mutant("Adam's eps is 1e-8", PPO, "field.rate(1e-5, above=0)", "field.rate(1e-8, above=0)"),
     Mutant("gradients clipped one by one", PPO, "optax.clip_by_global_norm(", "optax.clip("),
     Mutant("gradient norm after clipping", PPO, "optax.tree.norm(grads)", "optax.tree.norm(updates)"),
     Mutant("rate never annealed", PPO, "(remaining if hyper.anneal_learning_rate else 1.0)", "1.0"),
+    Mutant(
+        "the clip of values is not annealed",
+        PPO,
+        "limit = clip_range if hyper.value_clip_range",
+        "limit = hyper.clip_range if hyper.value_clip_range",
+    ),
     Mutant("clip range never annealed", PPO, "(remaining if hyper.anneal_clip_range else 1.0)", "1.0"),
     Mutant("rate is 0 one update early", PPO, "num_updates - clock, 0)", "num_updates - 1 - clock, 0)"),
     Mutant(
@@ -129,10 +136,10 @@ MUTANTS = (
     Mutant(
         "advantages leak through a time limit",
         RETURNS,
-        "jnp.where(terminated | truncated, 0.0, gamma * gae_lambda)",
-        "jnp.where(terminated, 0.0, gamma * gae_lambda)",
+        "jnp.where(terminated | truncated, 0.0, gamma * lambda_)",
+        "jnp.where(terminated, 0.0, gamma * lambda_)",
     ),
-    Mutant("trace decays without gamma", RETURNS, "0.0, gamma * gae_lambda)", "0.0, gae_lambda)"),
+    Mutant("trace decays without gamma", RETURNS, "0.0, gamma * lambda_)", "0.0, lambda_)"),
     Mutant(
         "running return reset a step early",
         RETURNS,
@@ -169,6 +176,7 @@ MUTANTS = (
         "done = rollout.terminated | rollout.truncated",
         "done = rollout.terminated",
     ),
+    Mutant("what varies little does not", NORMALIZE, "value > 1e-6 * jnp.abs(mean)", "value > 1e-6"),
     Mutant("divided by the variance", NORMALIZE, "value = jnp.sqrt(var)", "value = var"),
     Mutant(
         "latest batch weighs too little",
@@ -327,16 +335,16 @@ MUTANTS = (
     Mutant(
         "the target network follows at once",
         DQN,
-        "lambda: params, lambda: agent.target_params",
-        "lambda: params, lambda: params",
+        "lambda: new[0], lambda: agent.target_params",
+        "lambda: new[0], lambda: new[0]",
     ),
     Mutant(
         "the target network never follows",
         DQN,
-        "lambda: params, lambda: agent.target_params",
+        "lambda: new[0], lambda: agent.target_params",
         "lambda: agent.target_params, lambda: agent.target_params",
     ),
-    Mutant("no warm-up", DQN, "ready = clock >= plan.learning_starts", "ready = clock >= 0"),
+    Mutant("no warm-up", DQN, "clock >= plan.learning_starts", "clock >= 0"),
     Mutant(
         "DQN never explores", DQN, "values = jnp.where(explore[..., None], noise, values)", "values = values"
     ),

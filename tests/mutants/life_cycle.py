@@ -69,6 +69,7 @@ TESTS = {
     "signals.py": ("tests/test_signals.py", "tests/faults/test_signals.py"),
     "runs/seeds.py": ("tests/runs/test_seeds.py", "tests/faults/test_resume.py"),
     "runs/init_from.py": ("tests/runs/test_init_from.py",),
+    "runs/load.py": ("tests/runs/test_load.py",),
     "loop/adopt.py": ("tests/loop/test_adopt.py",),
 }
 
@@ -88,6 +89,7 @@ TESTS = {
     SIGNALS,
     SEEDS,
     INIT,
+    LOAD,
     ADOPT,
 ) = TESTS
 
@@ -97,6 +99,13 @@ MUTANTS = (
         "the newest checkpoints go", MANAGER, "newest[-settings.keep_last :]", "newest[: settings.keep_last]"
     ),
     Mutant("the oldest of equals is best", MANAGER, "(values[n], n)", "(values[n], -n)"),
+    Mutant("a seed that is NaN makes all so", MANAGER, "values[np.isfinite(values)]", "values"),
+    Mutant(
+        "more is always the best seed",
+        LOAD,
+        'sign = 1 if trainer.config.checkpoint.best_mode == "max" else -1',
+        "sign = 1",
+    ),
     Mutant("NaN may be best", MANAGER, "if not math.isnan(v)}", "}"),
     Mutant("the last finite checkpoint goes", MANAGER, '[n for n in newest if said[n]["finite"]]', "[]"),
     Mutant("the last of each interval stays", MANAGER, "first.setdefault(i, n)", "first[i] = n"),
@@ -269,7 +278,12 @@ MUTANTS = (
     Mutant("the last piece begins too late", TRANSFER, "begin = min(begin, size - cut.length)", "pass"),
     Mutant("all pieces are of the first seed", TRANSFER, "[*before, begin]", "[*[0] * len(before), begin]"),
     Mutant("the host holds two replays", TRAIN_LOOP, "self._checkpoints.wait()  # else", "pass  # else"),
-    Mutant("what a run went on from stays on the host", LAUNCH, "run_plan.arrays.clear()", "pass"),
+    Mutant(
+        "what a run went on from stays on the host",
+        LAUNCH,
+        "begin, run_plan = run_plan",
+        "begin, _ = run_plan",
+    ),
     Mutant("words of two arrays change places", TREE, "begin = end", "begin = begin"),
     # ---- beginning from another run
     Mutant(

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxtrain.rl.distributions import distribution, mask_logits
+from jaxtrain.rl.distributions import TanhGaussian, distribution, mask_logits
 from jaxtrain.types import Box, Discrete, MultiDiscrete
 
 KEY = jax.random.key(0)
@@ -50,6 +50,16 @@ def test_entropy_is_the_mean_surprise_of_samples(dist, shape):
     entropy = dist.entropy(params, jax.random.key(1))
     sigma = np.sqrt((surprise.var() + entropy.var()) / len(surprise))
     assert abs(surprise.mean() - entropy.mean()) < 4 * sigma + 1e-4
+
+
+@everywhere
+def test_entropy_takes_no_key_where_it_has_a_closed_form(dist, shape):
+    params = some_params(dist, 2)
+    if isinstance(dist, TanhGaussian):
+        with pytest.raises(ValueError, match="no closed form: needs a key"):
+            dist.entropy(params)
+    else:
+        np.testing.assert_array_equal(dist.entropy(params), dist.entropy(params, KEY))
 
 
 @everywhere

@@ -50,6 +50,13 @@ def test_a_constant_becomes_zero_and_stays_finite():
     np.testing.assert_array_equal(normalize.apply(stats, batch), jnp.zeros((5, 7, 2)))
 
 
+@pytest.mark.parametrize("unit", [1e-9, 1e9])
+def test_what_varies_is_told_from_rounding_by_its_own_size(unit):
+    batch = unit * jax.random.normal(jax.random.key(0), (64, 8, 2))
+    stats = normalize.update(normalize.init((2,)), batch)
+    np.testing.assert_allclose(normalize.std(stats), batch.std(axis=(0, 1)), rtol=1e-4)
+
+
 def test_outliers_are_clipped():
     stats = normalize.update(normalize.init(()), jnp.array([[-1.0, 1.0]]))
     np.testing.assert_array_equal(normalize.apply(stats, jnp.array([-99.0, 99.0]), 5.0), [-5.0, 5.0])

@@ -93,7 +93,7 @@ def test_gae_is_the_lambda_return_minus_the_value(seed, steps, method):
     *data, _ = rollout(seed, steps)
     reward, value, *rest = data
     oracle = slow_lambda_returns(reward, *rest, GAMMA, LAMBDA) - value
-    close(gae(*as_f32(data), gamma=GAMMA, gae_lambda=LAMBDA, method=method), oracle)
+    close(gae(*as_f32(data), gamma=GAMMA, lambda_=LAMBDA, method=method), oracle)
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -133,7 +133,7 @@ def test_vtrace_on_policy_gives_the_lambda_returns():
 def test_a_time_limit_bootstraps_from_next_value_and_a_death_wins_over_it():
     one = jnp.ones((1, 3))
     terminated, truncated = jnp.array([[False, True, True]]), jnp.array([[True, False, True]])
-    ours = gae(one, 2 * one, 10 * one, terminated, truncated, gamma=0.5, gae_lambda=0.9)
+    ours = gae(one, 2 * one, 10 * one, terminated, truncated, gamma=0.5, lambda_=0.9)
     assert ours.tolist() == [[4.0, -1.0, -1.0]]
 
 
@@ -172,6 +172,6 @@ def test_advantages_have_a_derivative_in_the_values_and_the_discount(method):
     *data, _ = as_f32(rollout(0, 9))
 
     def total(value, gamma):
-        return gae(data[0], value, *data[2:], gamma=gamma, gae_lambda=LAMBDA, method=method).sum()
+        return gae(data[0], value, *data[2:], gamma=gamma, lambda_=LAMBDA, method=method).sum()
 
     check_grads(total, (data[1], GAMMA), order=1, modes=["rev"], atol=1e-2, rtol=1e-2)

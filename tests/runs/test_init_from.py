@@ -9,7 +9,9 @@ import dataclasses
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -70,6 +72,17 @@ class Targeted(Named):
             return agent | {"target": jax.tree.map(jnp.copy, agent["params"])}
 
         return made._replace(init=init)
+
+
+class Own(nn.Module):
+    """A module of one's own, whose arrays do not tell its activation."""
+
+    activation: Any
+    num_outputs: int = 2
+
+    @nn.compact
+    def __call__(self, x):
+        return nn.Dense(self.num_outputs)(self.activation(nn.Dense(4)(x)))
 
 
 class Counted(Walk):
@@ -280,6 +293,15 @@ def test_what_does_not_fit_has_a_line_for_each_difference(ppo, named):
     # The same arrays, and another policy.
     (line,) = ppo_of("params", network=NetworkConfig(hidden_sizes=(4,), activation="relu"))
     assert line == "algorithm.network.activation = 'relu': the other run has 'tanh'"
+    # Likewise a module of one's own, and none is another than one.
+    tanh, relu = ({"policy_network": Own(x), "value_network": Own(x, 1)} for x in (nn.tanh, nn.relu))
+    other = source_of(open_source(Request(str(named), "params")), tiny_ppo(**tanh), "params")
+    for changed in (relu, {}):
+        lines = refused(config_of(algorithm=tiny_ppo(**changed)), other)
+        names = [line.partition(" ")[0] for line in lines]
+        assert names == ["algorithm.policy_network", "algorithm.value_network"]
+        assert "the other run has 'Own(" in lines[0]
+    adopted(config_of(algorithm=tiny_ppo(**tanh)), other)
     # Normalizers belong to all of the agent.
     lines = ppo_of("agent")
     assert "agent.obs_stats.updates: the other run has int32[], the config makes nothing" in lines

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 
 import jax
 import numpy as np
@@ -94,9 +95,12 @@ def test_of_one_seed_no_other_is_brought_to_the_device(three, config, index, mon
     assert differing(loaded.state, alone.state) == [] and loaded.seeds == alone.seeds.all == (policy.seed,)
 
 
-def test_of_several_seeds_the_best_at_that_checkpoint_is_taken(three, config):
+@pytest.mark.parametrize("mode", ["max", "min"])
+def test_of_several_seeds_the_best_at_that_checkpoint_is_taken(three, config, mode):
+    config = replace(config, checkpoint=replace(config.checkpoint, best_mode=mode))
     policy = load_policy(three.directory, "last", config=config)
-    assert policy.seed == np.argmax(three.result.state.metrics["evaluation/return_mean"])
+    found = np.asarray(three.result.state.metrics["evaluation/return_mean"])
+    assert policy.seed == {"max": np.argmax, "min": np.argmin}[mode](found) and found.min() < found.max()
 
 
 def test_a_saved_policy_normalizes_as_the_agent_did(tmp_path):

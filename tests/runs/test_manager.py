@@ -67,6 +67,12 @@ def scales(said, config):
     return [(length, scale) for length, scale in found if length]
 
 
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+def test_a_seed_that_is_not_finite_counts_for_nothing_among_those_that_are(bad):
+    assert manager.over_seeds([1.0, bad, 3.0]) == 2.0
+    assert manager.over_seeds([bad, bad]) is None is manager.over_seeds(bad)
+
+
 @given(manifests, st.sampled_from(["max", "min"]))
 def test_the_best_has_no_better_and_the_newest_of_equals_wins_and_nan_never(said, mode):
     best, counted = manager.best(said, METRIC, mode), measured(said)

@@ -167,6 +167,7 @@ def test_the_plan_names_each_event_with_its_env_steps_and_the_memory(file):
     [
         ("algorithms", "ppo"),
         ("events", "randomize"),
+        ("events", "params: metric, threshold, below=False"),
         ("sinks", "wandb"),
         ("envs", "CartPole-v1"),
         ("experiments", "pendulum_ppo"),
@@ -244,7 +245,8 @@ def test_a_reader_that_goes_away_is_no_traceback():
 def test_a_table_that_cannot_be_written_is_a_failure():
     with process("list", "envs", before="exec >/dev/full") as listing:
         assert listing.wait(60) == 1
-        assert listing.stderr.read() == "jaxtrain: standard output cannot be written (No space left on device)\n"
+        why = "standard output cannot be written (No space left on device)"
+        assert listing.stderr.read() == f"jaxtrain: {why}\n"
 
 
 def test_a_log_that_cannot_be_written_to_its_end_is_exit_code_1_and_the_checkpoints_stay(file, tmp_path):
