@@ -406,7 +406,7 @@ class Trainer:
 
         def body(carry: tuple[Any, ...], _: None) -> tuple[tuple[Any, ...], None]:
             state, history, cursors, stop = carry
-            running = jnp.any(state.status == RUNNING)
+            running = lax.optimization_barrier(jnp.any(state.status == RUNNING))  # never known beforehand
             # In a computation of its own an update has the same bits whatever is around it.
             state, bad = lax.cond(
                 keep(running if stop is None else running & ~stop),
