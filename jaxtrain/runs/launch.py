@@ -88,11 +88,13 @@ def launch(
 ) -> Ending:
     """Train in a directory, and go on where it stopped if it holds this run already.
 
-    The end is, bit for bit, that of `train(config, jax.random.key(seed))`; with several seeds, of
-    `jax.vmap(train, (None, 0))(config, jax.random.split(jax.random.key(seed), num_seeds))`; however often
-    the run was killed and launched again. SIGINT, SIGTERM, SIGHUP and those of `config.checkpoint.signals`
-    stop it with a checkpoint, within `config.checkpoint.reaction_seconds`; a second SIGINT or SIGTERM ends
-    the process at once, with 128 + its number. A handler that was there is called afterwards.
+    The end is, bit for bit, the same however often the run was killed and launched again. On a CPU it is
+    that of `train(config, jax.random.key(seed))`, with several seeds of
+    `jax.vmap(train, (None, 0))(config, jax.random.split(jax.random.key(seed), num_seeds))`; on a GPU, where
+    kernels are chosen by their speed for each program, it is close to it. SIGINT, SIGTERM, SIGHUP and
+    those of `config.checkpoint.signals` stop it with a checkpoint, within
+    `config.checkpoint.reaction_seconds`; a second SIGINT or SIGTERM ends the process at once, with 128 +
+    its number. A handler that was there is called afterwards.
 
     Args:
       directory: `config.yaml`, `run.json`, `checkpoints/` and what the sinks of `config.logging` leave.
