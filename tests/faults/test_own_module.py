@@ -98,7 +98,8 @@ def test_a_changed_module_is_refused_by_name_and_nothing_is_touched(original, mo
     for command in (["resume", elsewhere / "run"], ["verify", elsewhere / "run", "--replay"]):
         code, err = say(*command, cwd=elsewhere)
         assert code == 2 and rule in err and "Traceback" not in err
-    code, err = say("train", project / "small.yaml", "--out", elsewhere / "run", cwd=elsewhere)
+    longer = ("--total-env-steps", 24)
+    code, err = say("train", project / "small.yaml", "--out", elsewhere / "run", *longer, cwd=elsewhere)
     assert code == 2 and rule in err
     assert (elsewhere / "run" / "run.json").read_bytes() == before
 
