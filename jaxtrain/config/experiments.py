@@ -5,6 +5,7 @@ In: a name or a path. Out: the config file. In a wheel they are inside the packa
 
 from __future__ import annotations
 
+import importlib
 from pathlib import Path
 
 from jaxtrain.errors import MISSING, ConfigError, Problem, nearest
@@ -28,6 +29,13 @@ def find(name: str | Path) -> Path | None:
         return None
 
 
+def _is_env(name: str) -> bool:
+    """Whether an environment of a suite is called so."""
+    if Path(name).suffix in (".yaml", ".yml") or len(Path(name).parts) != 1:
+        return False  # to know is to import the suites, which takes seconds
+    return name in importlib.import_module("jaxtrain.envs").ids()
+
+
 def file_of(name: str | Path) -> Path:
     """The config file at that path, or else of the experiment of that name.
 
@@ -39,6 +47,8 @@ def file_of(name: str | Path) -> Path:
         near, names = nearest(str(name), known()), ", ".join(known())
         rule = f"there is no such file; needs one of YAML, or the name of an experiment{near}"
         rule += "" if names in near else f"; known: {names}"
+        if _is_env(str(name)):
+            rule = f"there is no such file; an environment needs none: jaxtrain train --env.id {name}"
         raise ConfigError([Problem(str(name), MISSING, rule)])
     if path.is_dir():
         rule = f"is a directory; to go on with the run in it: jaxtrain resume {name}"

@@ -29,7 +29,7 @@ from jaxtrain.config.registry import ALGORITHMS, EVENTS, SINKS, load_object
 from jaxtrain.errors import MISSING, ConfigError, ContractError, Problem, nearest, shown
 from jaxtrain.runs.resume import MAY_CHANGE
 from jaxtrain.sinks.base import REPLACING
-from jaxtrain.tools import commands, output, short
+from jaxtrain.tools import commands, fields, output, short
 
 FILE = "a YAML file, or an experiment: jaxtrain list experiments"
 COMMANDS = ("train", "resume", "runs", "evaluate", "verify", "plan", "list")
@@ -41,9 +41,10 @@ OPTIONS = {
     "plan": (),
 }
 EPILOG = """\
-A field of the config is set by its name with dashes, after the file:
+A field of the config is set by its name with dashes; without FILE, the others have their defaults:
 
   jaxtrain train cartpole_ppo --algorithm.learning-rate 3e-4 --env.num-envs 128
+  jaxtrain train --env.id CartPole-v1
 
 The modules that FILE names are imported, also to plan and to list its fields: read a stranger's file first.
 With FILE, or --algorithm.name NAME, --help lists the fields of that algorithm, one of your own as well.
@@ -188,7 +189,7 @@ def _looked_at(file: str) -> dict[str, Any]:
 
 def _run(arguments: Sequence[str]) -> int:
     try:
-        options, rest = _parser(_algorithm_of(arguments)).parse_known_args(arguments)
+        options, rest = parsed(arguments)
         if options.command == "list":
             if rest:
                 raise ConfigError([Problem(rest[0], MISSING, "`list` takes no more arguments")])
@@ -199,9 +200,12 @@ def _run(arguments: Sequence[str]) -> int:
                 raise ConfigError([Problem(rest[0], MISSING, f"`{options.command}` has no such option")])
             return getattr(commands, options.command)(options)
         if options.command == "resume":
-            return commands.resume(_overrides(rest, OPTIONS["resume"]), options)
-        overrides = _overrides(rest, OPTIONS[options.command])
-        if options.command == "plan":
+            return commands.resume(fields.overrides(rest, OPTIONS["resume"]), options)
+        overrides = fields.overrides(rest, OPTIONS[options.command])
+        if options.file is None and not any(word.startswith("env.id=") for word in overrides):
+            rule = "needs FILE, the name of an experiment, or --env.id with one of `jaxtrain list envs`"
+            raise ConfigError([Problem(options.command, MISSING, rule)])
+        if options.command == "plan" and options.file is not None:
             _looked_at(options.file)
         config = short.config(jaxtrain.load_config(options.file, overrides))
         if options.command == "plan":
@@ -214,6 +218,12 @@ def _run(arguments: Sequence[str]) -> int:
         first, *others = str(error).split("\n")
         output.warn(f"jaxtrain: {first}", *(f"          {line}" for line in others))
         return 2
+
+
+def parsed(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
+    """The options of a command, and the words that are none: where it takes them, fields of the config."""
+    words = fields.joined(arguments) if arguments and arguments[0] in OPTIONS else arguments
+    return _parser(_algorithm_of(arguments)).parse_known_args(words)
 
 
 def _parser(algorithm: type[Any] | None) -> argparse.ArgumentParser:
@@ -237,12 +247,10 @@ def _parser(algorithm: type[Any] | None) -> argparse.ArgumentParser:
             usage=f"jaxtrain {name} {usage}",
         )
 
-    fields = "FILE [--field.name VALUE ...]"
+    some = "[FILE] [--field.name VALUE ...]"
     runs = "[--seed N] [--num-seeds S] [--out DIR] [--resume auto|never|must] [--no-cache]"
     other = "[--init-from RUN] [--take params|agent]"
-    train = add(
-        "train", "train, with live logs, in a directory of its own", f"{fields} {runs} {other}", epilog
-    )
+    train = add("train", "train, with live logs, in a directory of its own", f"{some} {runs} {other}", epilog)
     _train_arguments(train)
     again = add(
         "resume",
@@ -269,8 +277,8 @@ def _parser(algorithm: type[Any] | None) -> argparse.ArgumentParser:
     verify.add_argument("directory", metavar="DIR", help="of the run")
     replay = "run the last interval again, compare the bits; imports what the run names"
     verify.add_argument("--replay", action="store_true", help=replay)
-    plan = add("plan", "say what a run would do; run nothing", fields, epilog)
-    plan.add_argument("file", metavar="FILE", help=FILE)
+    plan = add("plan", "say what a run would do; run nothing", some, epilog)
+    plan.add_argument("file", metavar="FILE", nargs="?", help=FILE)
     kinds = ("envs", "algorithms", "events", "sinks", "experiments")
     listed = add("list", "what there is to name in a config", "|".join(kinds))
     listed.add_argument("what", choices=kinds)
@@ -278,7 +286,7 @@ def _parser(algorithm: type[Any] | None) -> argparse.ArgumentParser:
 
 
 def _train_arguments(train: argparse.ArgumentParser) -> None:
-    train.add_argument("file", metavar="FILE", help=FILE)
+    train.add_argument("file", metavar="FILE", nargs="?", help=FILE)
     train.add_argument("--seed", type=_number, metavar="N", help="default 0")
     train.add_argument("--num-seeds", type=_number, metavar="S", help="agents trained at once, default 1")
     train.add_argument("--out", metavar="DIR", help="default runs/FILE-DATE-TIME")
@@ -322,48 +330,6 @@ def _fields(algorithm: type[Any] | None) -> str:
     ]
     width = min(44, max(len(left) for left, _ in rows))
     return "\n".join(f"  {left:<{width}}  {right}" for left, right in rows)
-
-
-def _overrides(rest: Sequence[str], options: Sequence[str]) -> list[str]:
-    """`--env.num-envs 64` and `--env.num-envs=64` as `env.num_envs=64`, which may be said as it is.
-
-    Args:
-      options: what else there is.
-    """
-    paths = [path for path, *_ in configs.describe()]
-    fields = {path.partition(".")[0] for path in paths}
-    found: list[str] = []
-    words = list(rest)
-    while words:
-        word = words.pop(0)
-        if "=" in word and word.partition("=")[0].partition(".")[0] in fields:
-            found.append(word)
-            continue
-        if not word.startswith("--"):
-            raise ConfigError(
-                [Problem(word, MISSING, "needs a field in front of it, as in --env.num-envs 64")]
-            )
-        name, equals, value = word[2:].partition("=")
-        if name.partition(".")[0].replace("-", "_") not in fields:
-            rule = _unknown(name.replace("_", "-"), paths, options)
-            raise ConfigError([Problem(f"--{name}", MISSING, rule)])
-        if not equals:
-            if not words:
-                raise ConfigError([Problem(word, MISSING, "needs a value behind it")])
-            value = words.pop(0)
-        found.append(f"{name.replace('-', '_')}={value}")
-    return found
-
-
-def _unknown(name: str, paths: Sequence[str], options: Sequence[str]) -> str:
-    """What is wrong with an option of that name, and what may have been meant."""
-    if "seeds" in options and name in ("seed", "num-seeds"):
-        return "a run keeps the seeds that it has; --seeds I,J --out DIR goes on with some of them"
-    dashed = [path.replace("_", "-") for path in paths]
-    inner = [path for path in dashed if path.rpartition(".")[2] == name]
-    known = [*options, *sorted({path.partition(".")[0] for path in dashed})]
-    meant = f"; there is --{', --'.join(inner)}" if inner else nearest(name, known)
-    return "no such option or field of the config" + meant
 
 
 def listing(what: str) -> str:

@@ -37,7 +37,7 @@ def train(config: Config, options: argparse.Namespace) -> int:
         given["num_seeds"] = short.repeats(whole("num_seeds", options.num_seeds, low=1))
     given["cache"] = not options.no_cache
     if not options.out:
-        with _new_directory(Path(options.file).stem) as directory:
+        with _new_directory(_stem(config, options.file)) as directory:
             return _launch(config, directory, **given)
     directory = as_path("out", options.out)
     if directory.is_dir() and not any((directory / name).exists() for name in rundir.HELD):
@@ -47,6 +47,12 @@ def train(config: Config, options: argparse.Namespace) -> int:
             rule = f"holds no run, but {some}; give a new directory or an empty one"
             raise ConfigError([Problem(f"directory {options.out!r}", MISSING, rule)])
     return _launch(config, directory, **given)
+
+
+def _stem(config: Config, file: str | None) -> str:
+    """What a run is called after: its file, or its environment where there is none."""
+    name = str(config.env.id).rpartition(":")[2] if file is None else Path(file).stem
+    return name.replace("/", "-")
 
 
 @contextmanager
