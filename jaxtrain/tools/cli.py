@@ -37,7 +37,8 @@ RUNNING = ("train", "resume", "evaluate", "plan")  # what a config names; `verif
 # What a command takes besides fields of the config.
 OPTIONS = {
     "train": ("seed", "num-seeds", "out", "resume", "init-from", "take", "no-cache"),
-    "resume": ("seeds", "out", "no-cache"),
+    "resume": ("members", "out", "no-cache"),
+    "evaluate": ("members", "which", "num-episodes", "sampled", "seed", "json"),
     "plan": (),
 }
 EPILOG = """\
@@ -195,7 +196,9 @@ def _run(arguments: Sequence[str]) -> int:
                 raise ConfigError([Problem(rest[0], MISSING, "`list` takes no more arguments")])
             output.show(*listing(options.what).split("\n"))
             return 0
-        if options.command in ("runs", "evaluate", "verify"):
+        if options.command == "evaluate":
+            return commands.evaluate(options, _conditions(fields.overrides(rest, OPTIONS["evaluate"])))
+        if options.command in ("runs", "verify"):
             if rest:
                 raise ConfigError([Problem(rest[0], MISSING, f"`{options.command}` has no such option")])
             return getattr(commands, options.command)(options)
@@ -218,6 +221,22 @@ def _run(arguments: Sequence[str]) -> int:
         first, *others = str(error).split("\n")
         output.warn(f"jaxtrain: {first}", *(f"          {line}" for line in others))
         return 2
+
+
+def _conditions(overrides: Sequence[str]) -> dict[str, Any]:
+    """The environment that episodes are asked for in, of what else a command line sets.
+
+    Raises:
+      ConfigError: something else is set.
+    """
+    others = [word for word in overrides if not word.startswith(("env.id=", "env.params=", "env.params."))]
+    if others:
+        rule = "belongs to the run; `evaluate` takes --env.id and --env.params"
+        raise ConfigError([Problem(word.partition("=")[0], MISSING, rule) for word in others])
+    raw: dict[str, Any] = {}
+    for word in overrides:
+        files.override(raw, word)
+    return raw.get("env", {})
 
 
 def parsed(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
@@ -255,22 +274,24 @@ def _parser(algorithm: type[Any] | None) -> argparse.ArgumentParser:
     again = add(
         "resume",
         "go on with a run exactly where it stopped, or for longer",
-        "DIR [--total-env-steps N] [--field.name VALUE ...] [--seeds I,J --out DIR] [--no-cache]",
+        "DIR [--total-env-steps N] [--field.name VALUE ...] [--members I,J --out DIR] [--no-cache]",
         RESUMED,
     )
     again.add_argument("directory", metavar="DIR", help="of the run")
     again.add_argument(
-        "--seeds", type=_numbers, metavar="I,J", help="only these, in a directory of their own"
+        "--members", "--member", type=_numbers, metavar="I,J", help="only these, in a directory of their own"
     )
     again.add_argument("--out", metavar="DIR", help="that directory")
     for command in (train, again):
         command.add_argument("--no-cache", action="store_true", help="compile anew, keep nothing compiled")
-    listing = add("runs", "list runs: state, progress, last return", "[DIR]")
+    listing = add("runs", "list runs: state, progress, last return", "[DIR] [--json]")
     listing.add_argument("root", metavar="DIR", nargs="?", default="runs", help="default runs")
+    listing.add_argument("--json", action="store_true", help="one JSON array, an object for each run")
     evaluate = add(
         "evaluate",
         "complete episodes with a saved policy",
-        "DIR [--which best|last|ENV_STEPS] [--seed I] [--num-episodes N]",
+        "DIR [--which best|last|ENV_STEPS] [--members I,J] [--num-episodes N] [--sampled] [--seed N] "
+        "[--env.id ID] [--env.params.NAME VALUE] [--json]",
     )
     _evaluate_arguments(evaluate)
     verify = add("verify", "check every checkpoint of a run", "DIR [--replay]")
@@ -306,9 +327,12 @@ def _evaluate_arguments(evaluate: argparse.ArgumentParser) -> None:
         "--which", default="best", metavar="WHICH", help="best (default), last, or env steps"
     )
     evaluate.add_argument(
-        "--seed", type=_number, metavar="I", help="one of several, by its number from 0, default all"
+        "--members", "--member", type=_numbers, metavar="I,J", help="of several, from 0; default all"
     )
     evaluate.add_argument("--num-episodes", type=_number, metavar="N", help="default: as in the run")
+    evaluate.add_argument("--sampled", action="store_true", help="draw actions; default: as in the run")
+    evaluate.add_argument("--seed", type=_number, metavar="N", help="new draws; default: those of the run")
+    evaluate.add_argument("--json", action="store_true", help="one JSON object")
 
 
 def _number(text: str) -> int | str:

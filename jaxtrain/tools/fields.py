@@ -76,8 +76,8 @@ def _bare(name: str, value: str) -> str:
 
 def _unknown(name: str, options: Sequence[str]) -> str:
     """What is wrong with an option of that name, and what may have been meant."""
-    if "seeds" in options and name in ("seed", "num-seeds"):
-        return "a run keeps the seeds that it has; --seeds I,J --out DIR goes on with some of them"
+    if "members" in options and name in ("seed", "seeds", "num-seeds"):
+        return "a run keeps the seeds that it has; --member I, or --members I,J, is some of them"
     dashed = [path.replace("_", "-") for path, *_ in configs.describe()]
     last = {path.rpartition(".")[2] for path in dashed}
     near = nearest(name, [*options, *last, *{path.partition(".")[0] for path in dashed}], few=0)
