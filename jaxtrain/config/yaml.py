@@ -20,6 +20,7 @@ from jaxtrain.config.rate import RateSchedule
 from jaxtrain.config.registry import load_object
 from jaxtrain.errors import MISSING, ConfigError, Fault, Problem, shortened
 
+ASIDE = "x-"  # begins a key that is no field, as in other tools
 MOST_BYTES = 1_000_000  # of a file
 MOST_VALUES = 50_000  # in it, where an alias counts as all that it stands for
 MOST_DEPTH = 50
@@ -74,7 +75,7 @@ class _Loader(yaml.SafeLoader):
 
 
 def read(path: str | Path) -> dict[str, Any]:
-    """The mapping in a YAML file.
+    """The mapping in a YAML file, without the keys at its top that begin with `x-`: a place for anchors.
 
     Raises:
       ConfigError: a file that cannot be read, is not YAML, or holds nothing or something else.
@@ -104,7 +105,7 @@ def parse(data: bytes, name: str) -> dict[str, Any]:
         raise ConfigError([Problem(name, MISSING, rule)])
     if not isinstance(found, dict):
         raise ConfigError([Problem(name, found, "needs a mapping of fields at the top")])
-    return found
+    return {key: value for key, value in found.items() if not key.startswith(ASIDE)}
 
 
 # What PyYAML says -> what it mostly means.

@@ -1,4 +1,4 @@
-"""The command line: `jaxtrain train`, `resume`, `runs`, `evaluate`, `verify`, `plan` and `list`.
+"""The command line: `jaxtrain train`, `resume`, `runs`, `evaluate`, `verify`, `plan`, `config` and `list`.
 
 In: arguments. Out: an exit code: 0, 2 for a request that cannot be met, 1 for a failure, 128 + N for a run
 that signal N stopped. What commands do is in `commands.py`.
@@ -27,19 +27,21 @@ from jaxtrain.config import schema as configs
 from jaxtrain.config import yaml as files
 from jaxtrain.config.registry import ALGORITHMS, EVENTS, SINKS, load_object
 from jaxtrain.errors import MISSING, ConfigError, ContractError, Problem, nearest, shown
+from jaxtrain.loop.trainer import Trainer
 from jaxtrain.runs.resume import MAY_CHANGE
 from jaxtrain.sinks.base import REPLACING
 from jaxtrain.tools import commands, fields, output, short
 
 FILE = "a YAML file, or an experiment: jaxtrain list experiments"
-COMMANDS = ("train", "resume", "runs", "evaluate", "verify", "plan", "list")
-RUNNING = ("train", "resume", "evaluate", "plan")  # what a config names; `verify --replay` too
+COMMANDS = ("train", "resume", "runs", "evaluate", "verify", "plan", "config", "list")
+RUNNING = ("train", "resume", "evaluate", "plan", "config")  # what a config names; `verify --replay` too
 # What a command takes besides fields of the config.
 OPTIONS = {
     "train": ("seed", "num-seeds", "out", "resume", "init-from", "take", "no-cache"),
     "resume": ("members", "out", "no-cache"),
     "evaluate": ("members", "which", "num-episodes", "sampled", "seed", "json"),
     "plan": (),
+    "config": (),
 }
 EPILOG = """\
 A field of the config is set by its name with dashes; without FILE, the others have their defaults:
@@ -152,7 +154,7 @@ def _places(arguments: Sequence[str]) -> list[Path]:
 
 def _file_of(arguments: Sequence[str]) -> str | None:
     """The config that is named, if one is: the first word that is no option, nor an option's value."""
-    words = list(arguments[1:]) if arguments and arguments[0] in ("train", "plan") else []
+    words = list(arguments[1:]) if arguments and arguments[0] in ("train", "plan", "config") else []
     while words:
         word = words.pop(0)
         if not word.startswith("-"):
@@ -205,11 +207,15 @@ def _run(arguments: Sequence[str]) -> int:
         if options.command == "resume":
             return commands.resume(fields.overrides(rest, OPTIONS["resume"]), options)
         overrides = fields.overrides(rest, OPTIONS[options.command])
+        if options.command in ("plan", "config") and options.file is not None:
+            _looked_at(options.file)
+        if options.command == "config":
+            made = Trainer(jaxtrain.load_config(options.file, overrides)).config
+            output.show(*jaxtrain.dump(configs.resolved(made)).rstrip("\n").split("\n"))
+            return 0
         if options.file is None and not any(word.startswith("env.id=") for word in overrides):
             rule = "needs FILE, the name of an experiment, or --env.id with one of `jaxtrain list envs`"
             raise ConfigError([Problem(options.command, MISSING, rule)])
-        if options.command == "plan" and options.file is not None:
-            _looked_at(options.file)
         config = short.config(jaxtrain.load_config(options.file, overrides))
         if options.command == "plan":
             from jaxtrain.runs.plan import plan
@@ -299,7 +305,9 @@ def _parser(algorithm: type[Any] | None) -> argparse.ArgumentParser:
     replay = "run the last interval again, compare the bits; imports what the run names"
     verify.add_argument("--replay", action="store_true", help=replay)
     plan = add("plan", "say what a run would do; run nothing", some, epilog)
-    plan.add_argument("file", metavar="FILE", nargs="?", help=FILE)
+    config = add("config", "print a config whole, every field with its value; run nothing", some, epilog)
+    for command in (plan, config):
+        command.add_argument("file", metavar="FILE", nargs="?", help=FILE)
     kinds = ("envs", "algorithms", "events", "sinks", "experiments")
     listed = add("list", "what there is to name in a config", "|".join(kinds))
     listed.add_argument("what", choices=kinds)

@@ -142,3 +142,17 @@ def test_plain_values_are_what_yaml_reads_back():
 def test_only_what_a_name_gives_has_one():
     assert files.name_of(configs.push) == "tests.configs:push"
     assert files.name_of(lambda: None) is None and files.name_of(3) is None
+
+
+def test_a_key_that_begins_with_x_is_a_place_for_anchors_at_the_top_alone(tmp_path):
+    path = tmp_path / "anchors.yaml"
+    path.write_text(
+        "x-rates: &rates {learning_rate: 1e-3, gamma: 0.9}\n"
+        "x-what: [ever, {is: here}]\n"
+        "algorithm: {<<: *rates, gamma: 0.8}\n"
+    )
+    algorithm = load_config(path).algorithm
+    assert (algorithm.learning_rate, algorithm.gamma) == (1e-3, 0.8)
+    path.write_text("algorithm: {x-rates: 1}\n")
+    with pytest.raises(ConfigError, match=r"^algorithm\.x-rates: unknown key"):
+        load_config(path)
