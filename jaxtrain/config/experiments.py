@@ -29,11 +29,12 @@ def find(name: str | Path) -> Path | None:
         return None
 
 
-def _is_env(name: str) -> bool:
-    """Whether an environment of a suite is called so."""
+def _env_of(name: str) -> str | None:
+    """The id of a suite's environment that is called so, in whatever case."""
     if Path(name).suffix in (".yaml", ".yml") or len(Path(name).parts) != 1:
-        return False  # to know is to import the suites, which takes seconds
-    return name in importlib.import_module("jaxtrain.envs").ids()
+        return None  # to know is to import the suites, which takes seconds
+    ids = importlib.import_module("jaxtrain.envs").ids()
+    return next((env for env in ids if env.lower() == name.lower()), None)
 
 
 def file_of(name: str | Path) -> Path:
@@ -47,8 +48,8 @@ def file_of(name: str | Path) -> Path:
         near, names = nearest(str(name), known()), ", ".join(known())
         rule = f"there is no such file; needs one of YAML, or the name of an experiment{near}"
         rule += "" if names in near else f"; known: {names}"
-        if _is_env(str(name)):
-            rule = f"there is no such file; an environment needs none: jaxtrain train --env.id {name}"
+        if env := _env_of(str(name)):
+            rule = f"there is no such file; an environment needs none: jaxtrain train --env.id {env}"
         raise ConfigError([Problem(str(name), MISSING, rule)])
     if path.is_dir():
         rule = f"is a directory; to go on with the run in it: jaxtrain resume {name}"

@@ -25,8 +25,8 @@ _MEMBERS = ("reset", "step", "default_params", "observation_space", "action_spac
 
 # Gymnasium's, say, are no JAX programs.
 _FROM_ELSEWHERE = (
-    "; `jaxtrain list envs` has the ids; what is none of them needs to be written, or "
-    "wrapped, as a class with `reset` and `step` in JAX (README.md, Environments)"
+    "; `jaxtrain list envs` has the ids; any other is a class of your own with `reset` and `step` in JAX "
+    "(README.md, Environments)"
 )
 
 

@@ -269,7 +269,7 @@ class Unhashable(Walk):
         ),
         ("cartpole", r"nearest: 'CartPole-v1'"),
         ("qqqqqq", r"`jaxtrain list envs` has the ids"),
-        ("Hopper-v4", r"needs to be written, or wrapped, as a class with `reset` and `step` in JAX"),
+        ("Hopper-v4", r"any other is a class of your own with `reset` and `step` in JAX"),
         ("MNISTBandit-bsuite", r"env.id = 'MNISTBandit-bsuite': downloads its images"),
         ("no_such_package.envs:Walk", r"cannot import 'no_such_package.envs' .ModuleNotFoundError"),
         ("tests.probes.envs:Countr", r"'tests.probes.envs' has no 'Countr'; the nearest known is 'Counter'"),

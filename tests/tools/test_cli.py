@@ -87,6 +87,7 @@ def test_an_algorithm_that_breaks_the_contract_is_one_line_and_nothing_is_made(t
         (["train", "FILE", "algorithm.gama=1"], "algorithm.gama: unknown key; the nearest known is 'gamma'"),
         (["train", "FILE", "--out", "FILE"], "cannot be written (is a file); needs a directory"),
         (["train", "CartPole-v1"], "an environment needs none: jaxtrain train --env.id CartPole-v1"),
+        (["train", "cartpole-v1"], "an environment needs none: jaxtrain train --env.id CartPole-v1"),
         (["train", "--seed", "3"], "train: needs FILE, the name of an experiment, or --env.id with one of"),
         (["train", "--env", "CartPole-v1", "--env.id=x:y"], "env = 'CartPole-v1'"),
         (
