@@ -143,10 +143,21 @@ def shown(text: str) -> str:
     return text if text.isprintable() else "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
-def nearest(name: str, known: Iterable[str]) -> str:
-    """`; the nearest known is 'x'`, or a short list of what is known where nothing is near."""
+def nearest(name: str, known: Iterable[str], few: int = 12) -> str:
+    """`; the nearest known is 'x'`, or a list of what is known where nothing is near.
+
+    Args:
+      name: near is what is spelt alike, or what it has the initials of, as `lr` has of `learning_rate`.
+      few: a longer list is left out.
+    """
     known = sorted(known)
-    close = difflib.get_close_matches(name[:200], known, n=1, cutoff=0.6)
+    close = [word for word in known if _initials(word) == name.lower()]
+    close += difflib.get_close_matches(name[:200], known, n=1, cutoff=0.6)
     if close:
         return f"; the nearest known is {close[0]!r}"
-    return f"; known: {', '.join(known)}" if 0 < len(known) <= 12 else ""
+    return f"; known: {', '.join(known)}" if 0 < len(known) <= few else ""
+
+
+def _initials(word: str) -> str:
+    parts = word.replace("-", "_").split("_")
+    return "".join(part[:1] for part in parts).lower() if len(parts) > 1 else ""

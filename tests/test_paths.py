@@ -11,8 +11,9 @@ import pytest
 
 import jaxtrain
 from jaxtrain.paths import as_path
+from jaxtrain.runs.evaluate import evaluate_run
 from jaxtrain.runs.launch import launch
-from jaxtrain.runs.load import evaluate_run, replay, verdicts
+from jaxtrain.runs.load import replay, verdicts
 from jaxtrain.sinks import JsonLines, TensorBoard, Wandb
 from jaxtrain.tools.cli import main
 from tests.helpers import tiny
@@ -71,7 +72,7 @@ def test_sinks_take_a_path_from_the_home_directory(monkeypatch, tmp_path):
     "words",
     [
         ["resume", "~/x"],
-        ["resume", "~/x", "--seeds", "0", "--out=~/y", "--no-cache"],
+        ["resume", "~/x", "--members", "0", "--out=~/y", "--no-cache"],
         ["evaluate", "~/x"],
         ["verify", "~/x"],
         ["runs", "~/x"],

@@ -5,6 +5,7 @@ In: a name or a path. Out: the config file. In a wheel they are inside the packa
 
 from __future__ import annotations
 
+import importlib
 from pathlib import Path
 
 from jaxtrain.errors import MISSING, ConfigError, Problem, nearest
@@ -28,6 +29,14 @@ def find(name: str | Path) -> Path | None:
         return None
 
 
+def _env_of(name: str) -> str | None:
+    """The id of a suite's environment that is called so, in whatever case."""
+    if Path(name).suffix in (".yaml", ".yml") or len(Path(name).parts) != 1:
+        return None  # to know is to import the suites, which takes seconds
+    ids = importlib.import_module("jaxtrain.envs").ids()
+    return next((env for env in ids if env.lower() == name.lower()), None)
+
+
 def file_of(name: str | Path) -> Path:
     """The config file at that path, or else of the experiment of that name.
 
@@ -39,6 +48,8 @@ def file_of(name: str | Path) -> Path:
         near, names = nearest(str(name), known()), ", ".join(known())
         rule = f"there is no such file; needs one of YAML, or the name of an experiment{near}"
         rule += "" if names in near else f"; known: {names}"
+        if env := _env_of(str(name)):
+            rule = f"there is no such file; an environment needs none: jaxtrain train --env.id {env}"
         raise ConfigError([Problem(str(name), MISSING, rule)])
     if path.is_dir():
         rule = f"is a directory; to go on with the run in it: jaxtrain resume {name}"

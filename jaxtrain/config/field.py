@@ -44,7 +44,9 @@ def from_mapping(cls: type[T], value: Any) -> T:
         return value
     names = [f.name for f in dataclasses.fields(cls)]  # type: ignore[arg-type]
     if not isinstance(value, Mapping):
-        raise ConfigError([Problem("", value, f"needs a mapping of {', '.join(names)}")])
+        is_id = isinstance(value, str) and names[0] in ("id", "name")
+        example = f", as in {{{names[0]}: {value}}}" if is_id else ""
+        raise ConfigError([Problem("", value, f"needs a mapping of {', '.join(names)}{example}")])
     unknown = [str(key) for key in value if key not in names]
     problems = [Problem(key, MISSING, "unknown key" + nearest(key, names)) for key in unknown[:_MANY]]
     if len(unknown) > _MANY:

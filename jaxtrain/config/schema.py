@@ -367,16 +367,17 @@ class Config:
         return found
 
 
-def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
+def load_config(path: str | Path | None = None, overrides: Sequence[str] = ()) -> Config:
     """Read a YAML file, apply overrides such as `algorithm.learning_rate=3e-4`, check everything.
 
     Args:
-      path: of the file, or the name of an experiment that comes with the library.
+      path: of the file, or the name of an experiment that comes with the library; unset, every field that no
+        override sets has its default.
 
     Raises:
       ConfigError: a line for every fault: path, value, rule and, where there is one, a value that works.
     """
-    raw = files.read(experiments.file_of(path))
+    raw = {} if path is None else files.read(experiments.file_of(path))
     algorithm, problems = copy.deepcopy(raw.get("algorithm")), list[Problem]()
     for override in overrides:
         try:

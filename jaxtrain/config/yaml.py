@@ -18,8 +18,9 @@ from jaxtrain.config.field import is_config
 from jaxtrain.config.number import is_array
 from jaxtrain.config.rate import RateSchedule
 from jaxtrain.config.registry import load_object
-from jaxtrain.errors import MISSING, ConfigError, Fault, Problem
+from jaxtrain.errors import MISSING, ConfigError, Fault, Problem, shortened
 
+ASIDE = "x-"  # begins a key that is no field, as in other tools
 MOST_BYTES = 1_000_000  # of a file
 MOST_VALUES = 50_000  # in it, where an alias counts as all that it stands for
 MOST_DEPTH = 50
@@ -74,10 +75,10 @@ class _Loader(yaml.SafeLoader):
 
 
 def read(path: str | Path) -> dict[str, Any]:
-    """The mapping in a YAML file; an empty file is an empty one.
+    """The mapping in a YAML file, without the keys at its top that begin with `x-`: a place for anchors.
 
     Raises:
-      ConfigError: a file that cannot be read, is not YAML, or holds something else.
+      ConfigError: a file that cannot be read, is not YAML, or holds nothing or something else.
     """
     try:
         with Path(path).open("rb") as file:
@@ -98,11 +99,37 @@ def parse(data: bytes, name: str) -> dict[str, Any]:
     try:
         found = yaml.load(data.decode("utf-8"), _Loader)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
-        rule = f"is not YAML: {' '.join(str(error).split())}"
-        raise ConfigError([Problem(name, MISSING, rule)]) from None
-    if found is not None and not isinstance(found, dict):
+        raise ConfigError([Problem(name, MISSING, f"is not YAML: {_where(error)}")]) from None
+    if found is None:
+        rule = "holds no field, as a copy that was cut off; for every default write {}"
+        raise ConfigError([Problem(name, MISSING, rule)])
+    if not isinstance(found, dict):
         raise ConfigError([Problem(name, found, "needs a mapping of fields at the top")])
-    return found or {}
+    return {key: value for key, value in found.items() if not key.startswith(ASIDE)}
+
+
+# What PyYAML says -> what it mostly means.
+_MEANT = {
+    "mapping values are not allowed here": "a `key: value` is indented as no other, or stands behind another",
+    "expected <block end>": "it is indented unlike the lines that it belongs to",
+    "found character '\\t'": "a tab; indent by spaces",
+    "could not find expected ':'": "a key needs `: ` and a value behind it",
+    "expected ',' or": "a bracket in front of it was not closed, or a comma is missing",
+}
+
+
+def _where(error: Exception) -> str:
+    """What is wrong with a text, and the line where that was seen."""
+    mark = error.problem_mark if isinstance(error, yaml.MarkedYAMLError) else None
+    if not isinstance(error, yaml.MarkedYAMLError) or mark is None:
+        return " ".join(str(error).split()).replace(' in "<unicode string>",', ",")
+    said = error.problem or "cannot be read"
+    meant = next((text for start, text in _MEANT.items() if said.startswith(start)), "")
+    lines = (mark.buffer or "").rstrip("\0").splitlines()
+    line = lines[mark.line].strip() if mark.line < len(lines) else ""
+    there = f": {shortened(line)!r}" if line else ""
+    what = f"{meant} ({said})" if meant else said
+    return f"{what}, at line {mark.line + 1}, column {mark.column + 1}{there}"
 
 
 def override(raw: dict[str, Any], written: str) -> None:

@@ -23,6 +23,12 @@ from jaxtrain.types import Box, Dict, Discrete, Env, MultiDiscrete, PyTree
 
 _MEMBERS = ("reset", "step", "default_params", "observation_space", "action_space")
 
+# Gymnasium's, say, are no JAX programs.
+_FROM_ELSEWHERE = (
+    "; `jaxtrain list envs` has the ids; any other is a class of your own with `reset` and `step` in JAX "
+    "(README.md, Environments)"
+)
+
 
 def ids() -> tuple[str, ...]:
     """The ids of the suites (gymnax's), those of `unavailable()` among them."""
@@ -123,7 +129,7 @@ def _by_id(env_id: str) -> Env:
     if env_id in gymnax.UNAVAILABLE:
         raise _refuse(gymnax.UNAVAILABLE[env_id])
     if env_id not in ids():
-        near = _nearest(env_id, ids()) or "; jaxtrain.envs.ids() has them all"
+        near = _nearest(env_id, ids()) or _FROM_ELSEWHERE
         raise _refuse(f"needs a gymnax id or 'package.module:name'{near}")
     return gymnax.load(env_id)
 

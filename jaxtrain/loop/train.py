@@ -10,7 +10,10 @@ runs with no seed axis at all.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import logging
+import threading
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
 from typing import Any
@@ -29,6 +32,9 @@ from jaxtrain.loop.trainer import Emit, History, Trainer
 from jaxtrain.random import as_key
 from jaxtrain.sinks.base import checked, non_finite
 from jaxtrain.types import Key, PyTree, Record, Report, RunInfo, Sink
+
+PATIENCE = 10.0  # seconds of compilation in silence
+_log = logging.getLogger("jaxtrain")
 
 
 class Marks(Mapping[str, tuple[int, ...]]):
@@ -91,6 +97,8 @@ def train(config: Config, key: Key, *, events: Sequence[Part] = (), sinks: Seque
         not closed. Inside `jax.jit` this returns before the run: call `jaxtrain.loop.callback.wait()`
         after it.
 
+    After 10 s of compilation a warning of the logger "jaxtrain", on standard error by default, says so.
+
     Raises:
       ConfigError: for what cannot be run, before anything compiles.
       KeyboardInterrupt: an `Interrupted`, at Ctrl-C. With sinks, outside of `jax.jit`, in the main thread,
@@ -116,7 +124,9 @@ def train(config: Config, key: Key, *, events: Sequence[Part] = (), sinks: Seque
     marks = Marks({name: tuple(u * per for u in due) for name, due in timetable.items()})
     whole, rates = program(trainer, events, observed=bool(watching))
     if not watching:
-        return Result(*whole(rates, key, jnp.int32(0)), marks)
+        with _saying_that_it_compiles():
+            made = whole(rates, key, jnp.int32(0))
+        return Result(*made, marks)
     (state, history), stopped = _run_watched(whole, rates, key, watching, run_info(trainer))
     failed = None if faults.first is None else FloatingPointError(faults.first)
     if stopped:
@@ -143,12 +153,34 @@ def _run_watched(
     with signals.listening(signals.interrupts(), what="stopping", handle=before_it_runs) as outlet.caught:
         staged = False
         try:
-            made = whole(rates, key, jnp.int32(outlet.id))
+            with _saying_that_it_compiles(lambda: outlet.begun):
+                made = whole(rates, key, jnp.int32(outlet.id))
             staged = isinstance(made[0].clock, Tracer)  # inside jit: the run is still to come
         finally:
             if not staged:
                 outlet.finish()
     return made, bool(outlet.caught)
+
+
+@contextmanager
+def _saying_that_it_compiles(is_over: Callable[[], bool] = lambda: False) -> Generator[None]:
+    """Say once, if it takes long, that a program which is called in here is still being compiled.
+
+    Args:
+      is_over: whether the program runs; one without a callback runs behind the call's return.
+    """
+
+    def say() -> None:
+        if not is_over():
+            _log.warning("compiling, for %.0f s so far; nothing is trained before it is done", PATIENCE)
+
+    timer = threading.Timer(PATIENCE, say)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 def _concrete(result: Result) -> Result | None:

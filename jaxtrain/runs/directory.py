@@ -195,14 +195,24 @@ def read_about(path: Path) -> dict[str, Any]:
     """
     try:
         return texts.read(_bytes(inside(path, RUN)))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         missing = f"{RUN} in it" if path.is_dir() else "such directory"
-        rule = f"holds no run: there is no {missing}"
+        rule = f"holds no run: there is no {missing}{_around(path)}"
     except OSError as error:
         rule = f"holds no run that can be read: {RUN}: {error.strerror}"
     except ValueError as error:
         rule = f"holds no run that can be read: {RUN} {error}"
     raise ConfigError([Problem(f"directory {str(path)!r}", MISSING, rule)])
+
+
+def _around(path: Path) -> str:
+    """Of a path inside a run, such as one of its checkpoints: what to give in its place."""
+    run = next((p for p in path.parents if os.path.lexists(p / RUN)), None)
+    if run is None:
+        return ""
+    is_checkpoint = path.parent == run / CHECKPOINTS and path.name.isdecimal()
+    which = f"; --which {int(path.name)} is that checkpoint" if is_checkpoint else ""
+    return f"; it is in a run, whose directory is {str(run)!r}{which}"
 
 
 def config_of(path: Path) -> Path:

@@ -336,7 +336,7 @@ def _seeds(source: Source, seeds: Seeds, wanted: Mapping[str, Any]) -> list[Prob
     if there not in (1, seeds.count):
         rule = (
             f"the other run has {there}: needs as many, or a run of one, which all begin from; "
-            f"`jaxtrain resume {where} --seeds I --out DIR` makes one of its seed I"
+            f"`jaxtrain resume {where} --member I --out DIR` makes one of its member I"
         )
         found.append(Problem("num_seeds", seeds.count, rule))
     bad = source.status == NON_FINITE

@@ -1,6 +1,6 @@
-"""What a run has saved, for use: its state, its policy, its evaluation, the check that all of it is sound.
+"""What a run has saved, for use: its state, its policy, the check that all of it is sound.
 
-In: the directory of a run, running or not; nothing in it is changed. Out: states, policies, statistics,
+In: the directory of a run, running or not; nothing in it is changed. Out: states, policies,
 metrics, verdicts. Knows nothing of how a run is driven.
 """
 
@@ -17,7 +17,7 @@ import jax
 import numpy as np
 
 from jaxtrain.config.number import as_int, whole
-from jaxtrain.config.schema import Config, EvaluationConfig, to_dict
+from jaxtrain.config.schema import Config, to_dict
 from jaxtrain.errors import MISSING, ConfigError, Problem
 from jaxtrain.events.event import Part
 from jaxtrain.loop.state import TrainState
@@ -213,36 +213,6 @@ def load_policy(
       ConfigError: no such run, checkpoint or seed, or one that is damaged; names it.
     """
     return LoadedPolicy(open_run(directory, which, config=config, events=events, one=True, seed=seed))
-
-
-def evaluate_run(
-    directory: str | Path,
-    which: Which = "best",
-    seed: int | None = None,
-    *,
-    num_episodes: int | None = None,
-    config: Config | None = None,
-    events: Sequence[Part] = (),
-) -> tuple[LoadedRun, dict[str, np.ndarray]]:
-    """Complete episodes with a saved policy; left as it is, the evaluation of the run itself, on its key.
-
-    Returns:
-      The checkpoint, and the statistics of `Trainer.evaluate`, [S] for several seeds.
-
-    Raises:
-      ConfigError: see `load_policy`.
-    """
-    episodes = None if num_episodes is None else whole("num_episodes", num_episodes, low=1)
-    saved = open_run(directory, which, config=config, events=events)
-    one = saved if seed is None else one_seed(saved, seed)
-    settings: EvaluationConfig = saved.trainer.config.evaluation
-    if episodes is not None:
-        settings = dataclasses.replace(settings, num_episodes=episodes)
-    # All seeds even for one: alone its roundings would be others, and so in the end its episodes.
-    report = jax.jit(lambda state: saved.trainer.evaluate(state, settings=settings))(saved.state)
-    of_all = {name: np.asarray(value) for name, value in report.items()}
-    index = ... if one is saved else saved.seeds.all.index(one.seeds.all[0])
-    return one, {name: values[index] for name, values in of_all.items()}
 
 
 def open_run(

@@ -81,13 +81,14 @@ class JsonLines(Closing):
 
 
 def _plain(value: np.ndarray) -> Any:
-    rows = [_entry(row) for row in value]
+    rows = [entry(row) for row in value]
     return rows[0] if len(rows) == 1 else rows
 
 
-def _entry(value: Any) -> Any:
+def entry(value: Any) -> Any:
+    """A number, or an array's, as JSON has it: null is NaN, and infinite ones are texts."""
     if np.ndim(value):
-        return [_entry(row) for row in value]
+        return [entry(row) for row in value]
     if np.isfinite(value):
         return number(value)
     return None if np.isnan(value) else "Infinity" if value > 0 else "-Infinity"

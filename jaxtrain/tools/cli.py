@@ -1,4 +1,4 @@
-"""The command line: `jaxtrain train`, `resume`, `runs`, `evaluate`, `verify`, `plan` and `list`.
+"""The command line: `jaxtrain train`, `resume`, `runs`, `evaluate`, `verify`, `plan`, `config` and `list`.
 
 In: arguments. Out: an exit code: 0, 2 for a request that cannot be met, 1 for a failure, 128 + N for a run
 that signal N stopped. What commands do is in `commands.py`.
@@ -27,23 +27,27 @@ from jaxtrain.config import schema as configs
 from jaxtrain.config import yaml as files
 from jaxtrain.config.registry import ALGORITHMS, EVENTS, SINKS, load_object
 from jaxtrain.errors import MISSING, ConfigError, ContractError, Problem, nearest, shown
+from jaxtrain.loop.trainer import Trainer
 from jaxtrain.runs.resume import MAY_CHANGE
 from jaxtrain.sinks.base import REPLACING
-from jaxtrain.tools import commands, output, short
+from jaxtrain.tools import commands, fields, output, short
 
 FILE = "a YAML file, or an experiment: jaxtrain list experiments"
-COMMANDS = ("train", "resume", "runs", "evaluate", "verify", "plan", "list")
-RUNNING = ("train", "resume", "evaluate", "plan")  # what a config names; `verify --replay` too
+COMMANDS = ("train", "resume", "runs", "evaluate", "verify", "plan", "config", "list")
+RUNNING = ("train", "resume", "evaluate", "plan", "config")  # what a config names; `verify --replay` too
 # What a command takes besides fields of the config.
 OPTIONS = {
     "train": ("seed", "num-seeds", "out", "resume", "init-from", "take", "no-cache"),
-    "resume": ("seeds", "out", "no-cache"),
+    "resume": ("members", "out", "no-cache"),
+    "evaluate": ("members", "which", "num-episodes", "sampled", "seed", "json"),
     "plan": (),
+    "config": (),
 }
 EPILOG = """\
-A field of the config is set by its name with dashes, after the file:
+A field of the config is set by its name with dashes; without FILE, the others have their defaults:
 
   jaxtrain train cartpole_ppo --algorithm.learning-rate 3e-4 --env.num-envs 128
+  jaxtrain train --env.id CartPole-v1
 
 The modules that FILE names are imported, also to plan and to list its fields: read a stranger's file first.
 With FILE, or --algorithm.name NAME, --help lists the fields of that algorithm, one of your own as well.
@@ -150,7 +154,7 @@ def _places(arguments: Sequence[str]) -> list[Path]:
 
 def _file_of(arguments: Sequence[str]) -> str | None:
     """The config that is named, if one is: the first word that is no option, nor an option's value."""
-    words = list(arguments[1:]) if arguments and arguments[0] in ("train", "plan") else []
+    words = list(arguments[1:]) if arguments and arguments[0] in ("train", "plan", "config") else []
     while words:
         word = words.pop(0)
         if not word.startswith("-"):
@@ -188,21 +192,30 @@ def _looked_at(file: str) -> dict[str, Any]:
 
 def _run(arguments: Sequence[str]) -> int:
     try:
-        options, rest = _parser(_algorithm_of(arguments)).parse_known_args(arguments)
+        options, rest = parsed(arguments)
         if options.command == "list":
             if rest:
                 raise ConfigError([Problem(rest[0], MISSING, "`list` takes no more arguments")])
             output.show(*listing(options.what).split("\n"))
             return 0
-        if options.command in ("runs", "evaluate", "verify"):
+        if options.command == "evaluate":
+            return commands.evaluate(options, _conditions(fields.overrides(rest, OPTIONS["evaluate"])))
+        if options.command in ("runs", "verify"):
             if rest:
                 raise ConfigError([Problem(rest[0], MISSING, f"`{options.command}` has no such option")])
             return getattr(commands, options.command)(options)
         if options.command == "resume":
-            return commands.resume(_overrides(rest, OPTIONS["resume"]), options)
-        overrides = _overrides(rest, OPTIONS[options.command])
-        if options.command == "plan":
+            return commands.resume(fields.overrides(rest, OPTIONS["resume"]), options)
+        overrides = fields.overrides(rest, OPTIONS[options.command])
+        if options.command in ("plan", "config") and options.file is not None:
             _looked_at(options.file)
+        if options.command == "config":
+            made = Trainer(jaxtrain.load_config(options.file, overrides)).config
+            output.show(*jaxtrain.dump(configs.resolved(made)).rstrip("\n").split("\n"))
+            return 0
+        if options.file is None and not any(word.startswith("env.id=") for word in overrides):
+            rule = "needs FILE, the name of an experiment, or --env.id with one of `jaxtrain list envs`"
+            raise ConfigError([Problem(options.command, MISSING, rule)])
         config = short.config(jaxtrain.load_config(options.file, overrides))
         if options.command == "plan":
             from jaxtrain.runs.plan import plan
@@ -214,6 +227,28 @@ def _run(arguments: Sequence[str]) -> int:
         first, *others = str(error).split("\n")
         output.warn(f"jaxtrain: {first}", *(f"          {line}" for line in others))
         return 2
+
+
+def _conditions(overrides: Sequence[str]) -> dict[str, Any]:
+    """The environment that episodes are asked for in, of what else a command line sets.
+
+    Raises:
+      ConfigError: something else is set.
+    """
+    others = [word for word in overrides if not word.startswith(("env.id=", "env.params=", "env.params."))]
+    if others:
+        rule = "belongs to the run; `evaluate` takes --env.id and --env.params"
+        raise ConfigError([Problem(word.partition("=")[0], MISSING, rule) for word in others])
+    raw: dict[str, Any] = {}
+    for word in overrides:
+        files.override(raw, word)
+    return raw.get("env", {})
+
+
+def parsed(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
+    """The options of a command, and the words that are none: where it takes them, fields of the config."""
+    words = fields.joined(arguments) if arguments and arguments[0] in OPTIONS else arguments
+    return _parser(_algorithm_of(arguments)).parse_known_args(words)
 
 
 def _parser(algorithm: type[Any] | None) -> argparse.ArgumentParser:
@@ -237,40 +272,42 @@ def _parser(algorithm: type[Any] | None) -> argparse.ArgumentParser:
             usage=f"jaxtrain {name} {usage}",
         )
 
-    fields = "FILE [--field.name VALUE ...]"
+    some = "[FILE] [--field.name VALUE ...]"
     runs = "[--seed N] [--num-seeds S] [--out DIR] [--resume auto|never|must] [--no-cache]"
     other = "[--init-from RUN] [--take params|agent]"
-    train = add(
-        "train", "train, with live logs, in a directory of its own", f"{fields} {runs} {other}", epilog
-    )
+    train = add("train", "train, with live logs, in a directory of its own", f"{some} {runs} {other}", epilog)
     _train_arguments(train)
     again = add(
         "resume",
         "go on with a run exactly where it stopped, or for longer",
-        "DIR [--total-env-steps N] [--field.name VALUE ...] [--seeds I,J --out DIR] [--no-cache]",
+        "DIR [--total-env-steps N] [--field.name VALUE ...] [--members I,J --out DIR] [--no-cache]",
         RESUMED,
     )
     again.add_argument("directory", metavar="DIR", help="of the run")
     again.add_argument(
-        "--seeds", type=_numbers, metavar="I,J", help="only these, in a directory of their own"
+        "--members", "--member", type=_numbers, metavar="I,J", help="only these, in a directory of their own"
     )
     again.add_argument("--out", metavar="DIR", help="that directory")
     for command in (train, again):
         command.add_argument("--no-cache", action="store_true", help="compile anew, keep nothing compiled")
-    listing = add("runs", "list runs: state, progress, last return", "[DIR]")
+    listing = add("runs", "list runs: state, progress, last return", "[DIR] [--json]")
     listing.add_argument("root", metavar="DIR", nargs="?", default="runs", help="default runs")
+    listing.add_argument("--json", action="store_true", help="one JSON array, an object for each run")
     evaluate = add(
         "evaluate",
         "complete episodes with a saved policy",
-        "DIR [--which best|last|ENV_STEPS] [--seed I] [--num-episodes N]",
+        "DIR [--which best|last|ENV_STEPS] [--members I,J] [--num-episodes N] [--sampled] [--seed N] "
+        "[--env.id ID] [--env.params.NAME VALUE] [--json]",
     )
     _evaluate_arguments(evaluate)
     verify = add("verify", "check every checkpoint of a run", "DIR [--replay]")
     verify.add_argument("directory", metavar="DIR", help="of the run")
     replay = "run the last interval again, compare the bits; imports what the run names"
     verify.add_argument("--replay", action="store_true", help=replay)
-    plan = add("plan", "say what a run would do; run nothing", fields, epilog)
-    plan.add_argument("file", metavar="FILE", help=FILE)
+    plan = add("plan", "say what a run would do; run nothing", some, epilog)
+    config = add("config", "print a config whole, every field with its value; run nothing", some, epilog)
+    for command in (plan, config):
+        command.add_argument("file", metavar="FILE", nargs="?", help=FILE)
     kinds = ("envs", "algorithms", "events", "sinks", "experiments")
     listed = add("list", "what there is to name in a config", "|".join(kinds))
     listed.add_argument("what", choices=kinds)
@@ -278,7 +315,7 @@ def _parser(algorithm: type[Any] | None) -> argparse.ArgumentParser:
 
 
 def _train_arguments(train: argparse.ArgumentParser) -> None:
-    train.add_argument("file", metavar="FILE", help=FILE)
+    train.add_argument("file", metavar="FILE", nargs="?", help=FILE)
     train.add_argument("--seed", type=_number, metavar="N", help="default 0")
     train.add_argument("--num-seeds", type=_number, metavar="S", help="agents trained at once, default 1")
     train.add_argument("--out", metavar="DIR", help="default runs/FILE-DATE-TIME")
@@ -298,9 +335,12 @@ def _evaluate_arguments(evaluate: argparse.ArgumentParser) -> None:
         "--which", default="best", metavar="WHICH", help="best (default), last, or env steps"
     )
     evaluate.add_argument(
-        "--seed", type=_number, metavar="I", help="one of several, by its number from 0, default all"
+        "--members", "--member", type=_numbers, metavar="I,J", help="of several, from 0; default all"
     )
     evaluate.add_argument("--num-episodes", type=_number, metavar="N", help="default: as in the run")
+    evaluate.add_argument("--sampled", action="store_true", help="draw actions; default: as in the run")
+    evaluate.add_argument("--seed", type=_number, metavar="N", help="new draws; default: those of the run")
+    evaluate.add_argument("--json", action="store_true", help="one JSON object")
 
 
 def _number(text: str) -> int | str:
@@ -322,48 +362,6 @@ def _fields(algorithm: type[Any] | None) -> str:
     ]
     width = min(44, max(len(left) for left, _ in rows))
     return "\n".join(f"  {left:<{width}}  {right}" for left, right in rows)
-
-
-def _overrides(rest: Sequence[str], options: Sequence[str]) -> list[str]:
-    """`--env.num-envs 64` and `--env.num-envs=64` as `env.num_envs=64`, which may be said as it is.
-
-    Args:
-      options: what else there is.
-    """
-    paths = [path for path, *_ in configs.describe()]
-    fields = {path.partition(".")[0] for path in paths}
-    found: list[str] = []
-    words = list(rest)
-    while words:
-        word = words.pop(0)
-        if "=" in word and word.partition("=")[0].partition(".")[0] in fields:
-            found.append(word)
-            continue
-        if not word.startswith("--"):
-            raise ConfigError(
-                [Problem(word, MISSING, "needs a field in front of it, as in --env.num-envs 64")]
-            )
-        name, equals, value = word[2:].partition("=")
-        if name.partition(".")[0].replace("-", "_") not in fields:
-            rule = _unknown(name.replace("_", "-"), paths, options)
-            raise ConfigError([Problem(f"--{name}", MISSING, rule)])
-        if not equals:
-            if not words:
-                raise ConfigError([Problem(word, MISSING, "needs a value behind it")])
-            value = words.pop(0)
-        found.append(f"{name.replace('-', '_')}={value}")
-    return found
-
-
-def _unknown(name: str, paths: Sequence[str], options: Sequence[str]) -> str:
-    """What is wrong with an option of that name, and what may have been meant."""
-    if "seeds" in options and name in ("seed", "num-seeds"):
-        return "a run keeps the seeds that it has; --seeds I,J --out DIR goes on with some of them"
-    dashed = [path.replace("_", "-") for path in paths]
-    inner = [path for path in dashed if path.rpartition(".")[2] == name]
-    known = [*options, *sorted({path.partition(".")[0] for path in dashed})]
-    meant = f"; there is --{', --'.join(inner)}" if inner else nearest(name, known)
-    return "no such option or field of the config" + meant
 
 
 def listing(what: str) -> str:

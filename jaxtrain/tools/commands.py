@@ -6,7 +6,9 @@ In: parsed options. Out: text, and an exit code. `cli.py` reads the arguments.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import datetime
+import json
 import signal
 import time
 from collections.abc import Generator, Mapping
@@ -18,12 +20,15 @@ import numpy as np
 
 from jaxtrain.config.number import whole, wholes
 from jaxtrain.config.schema import Config
+from jaxtrain.config.yaml import plain
 from jaxtrain.errors import MISSING, ConfigError, Problem, shown
+from jaxtrain.loop.train import Result
 from jaxtrain.paths import as_path
 from jaxtrain.runs import directory as rundir
 from jaxtrain.runs import machine
-from jaxtrain.runs.manager import manifests, over_seeds
+from jaxtrain.runs.manager import best, manifests, over_seeds, place
 from jaxtrain.runs.resume import stored_config
+from jaxtrain.sinks.jsonlines import entry
 from jaxtrain.tools import output, short
 
 RUNS = Path("runs")  # where runs go that are given no place
@@ -37,7 +42,7 @@ def train(config: Config, options: argparse.Namespace) -> int:
         given["num_seeds"] = short.repeats(whole("num_seeds", options.num_seeds, low=1))
     given["cache"] = not options.no_cache
     if not options.out:
-        with _new_directory(Path(options.file).stem) as directory:
+        with _new_directory(_stem(config, options.file)) as directory:
             return _launch(config, directory, **given)
     directory = as_path("out", options.out)
     if directory.is_dir() and not any((directory / name).exists() for name in rundir.HELD):
@@ -49,16 +54,22 @@ def train(config: Config, options: argparse.Namespace) -> int:
     return _launch(config, directory, **given)
 
 
+def _stem(config: Config, file: str | None) -> str:
+    """What a run is called after: its file, or its environment where there is none."""
+    name = str(config.env.id).rpartition(":")[2] if file is None else Path(file).stem
+    return name.replace("/", "-")
+
+
 @contextmanager
 def _new_directory(stem: str) -> Generator[Path]:
     """A directory for a run, of this process's own; gone again if it stays empty."""
     there = RUNS.is_dir()
-    place = _claimed(f"{stem}-{datetime.datetime.now():%Y%m%d-%H%M%S}")
+    claimed = _claimed(f"{stem}-{datetime.datetime.now():%Y%m%d-%H%M%S}")
     try:
-        yield place
+        yield claimed
     finally:
         with suppress(OSError):  # something is in it
-            place.rmdir()
+            claimed.rmdir()
             if not there:
                 RUNS.rmdir()
 
@@ -83,15 +94,15 @@ def resume(overrides: list[str], options: argparse.Namespace) -> int:
     source = as_path("directory", options.directory)
     about = rundir.read_about(source)  # says so if there is none
     config = short.longer(stored_config(source, overrides), stored_config(source))
-    if (options.seeds is None) != (options.out is None):
-        rule = "--seeds and --out go together: a run of fewer seeds has a directory and a log of its own"
+    if (options.members is None) != (options.out is None):
+        rule = "--members and --out go together: a run of fewer seeds has a directory and a log of its own"
         raise ConfigError([Problem("resume", MISSING, rule)])
     if options.out is not None:
-        place, seeds = (
+        out, seeds = (
             as_path("out", options.out),
-            short.seeds(wholes("seeds", options.seeds), about["num_seeds"]),
+            short.seeds(wholes("members", options.members), about["num_seeds"]),
         )
-        return _launch(config, place, cache=not options.no_cache, start_from=source, seeds=seeds)
+        return _launch(config, out, cache=not options.no_cache, start_from=source, seeds=seeds)
     return _launch(config, source, cache=not options.no_cache, resume="must")
 
 
@@ -112,12 +123,35 @@ def _launch(config: Config, directory: Path, **given: Any) -> int:
             f"jaxtrain: seed {seed} stopped: it was not finite; see `non_finite` in the log. Its last "
             f"finite state is in {ending.checkpoint}"
         )
+    output.say(*_outcome(ending.result, directory, config.checkpoint.best_mode))
     output.say(f"files: {directory}/  ({', '.join(sorted(p.name for p in directory.iterdir()))})")
     if ending.signal is not None:
         name = signal.Signals(ending.signal).name
         output.warn(f"jaxtrain: stopped by {name}, saved; to go on: jaxtrain resume {directory}")
         return 128 + ending.signal
     return 1 if ending.non_finite else 0
+
+
+def _outcome(result: Result, directory: Path, mode: str) -> list[str]:
+    """Lines on what a run has reached: its last and its best return, and where the best policy is."""
+    lines: list[str] = []
+    history = result.history
+    for of, event, metric in (
+        ("evaluation", "evaluation", "return_mean"),
+        ("training", "metrics", "rollout/return_mean"),
+    ):
+        rows = np.atleast_2d(np.asarray(history.get(event, {}).get(metric, ()), float))  # [S, marks]
+        known = [value for value in map(over_seeds, rows.T) if value is not None]
+        if known:
+            lines = [f"return: last {known[-1]:,.1f}, best {max(known):,.1f} ({of})"]
+            break
+    said = manifests(directory / rundir.CHECKPOINTS)
+    judged = next((m["best"]["metric"] for _, m in sorted(said.items(), reverse=True) if m["best"]), None)
+    chosen = best(said, judged, mode)
+    if chosen is not None:
+        where = place(directory / rundir.CHECKPOINTS, chosen)
+        lines.append(f"best policy: {where}, by {judged}; jaxtrain evaluate {directory}")
+    return lines
 
 
 def runs(options: argparse.Namespace) -> int:
@@ -128,6 +162,9 @@ def runs(options: argparse.Namespace) -> int:
     if options.root != "runs" and not root.is_dir():  # its default need not exist yet
         raise ConfigError([Problem(f"directory {str(root)!r}", MISSING, "there is no such directory")])
     found = rows(root)
+    if options.json:
+        output.show(json.dumps([dataclasses.asdict(row) | {"path": str(row.path)} for row in found]))
+        return 0
     if not found:
         output.show(f"no runs in {options.root}")
         return 0
@@ -142,14 +179,39 @@ def runs(options: argparse.Namespace) -> int:
     return 0
 
 
-def evaluate(options: argparse.Namespace) -> int:
-    """Complete episodes with a saved policy."""
-    from jaxtrain.runs.load import evaluate_run
+def evaluate(options: argparse.Namespace, env: Mapping[str, Any]) -> int:
+    """Complete episodes with a saved policy.
+
+    Args:
+      env: fields of the environment that differ from the run's.
+    """
+    from jaxtrain.runs.evaluate import evaluate_run
 
     digits = options.which.replace(",", "").replace("_", "")  # as numbers are printed, and written in YAML
     which = int(digits) if digits.isdecimal() else options.which
-    saved, report = evaluate_run(options.directory, which, options.seed, num_episodes=options.num_episodes)
+    saved, members, settings, report = evaluate_run(
+        options.directory,
+        which,
+        options.members,
+        num_episodes=options.num_episodes,
+        sampled=options.sampled,
+        seed=options.seed,
+        env=env,
+    )
     env_steps, trainer = saved.manifest["env_steps"], saved.trainer
+    if options.json:
+        where: Any = plain(settings.env)
+        made = {
+            "directory": options.directory,
+            "env_steps": env_steps,
+            "members": list(members),
+            "env": {"id": where["id"], "params": where["params"]},
+            "sampled": not settings.greedy,
+            "seed": options.seed,
+        }
+        values = {name: entry(value) for name, value in report.items()}
+        output.show(json.dumps(made | {"values": values}, allow_nan=False))
+        return 0
     per = trainer.env_steps_per_update
     stopped = np.asarray(saved.state.stopped_at)
     # Once all seeds have stopped only the end makes a report.
@@ -158,10 +220,12 @@ def evaluate(options: argparse.Namespace) -> int:
     marks = [per * u for u in told if per * u <= env_steps]
     output.show(f"checkpoint    {env_steps:,} env steps ({which})")
     logged = f"logged at {marks[-1]:,}" if marks else ""
-    output.show(f"{'':<14}{'now':<12}{logged:<26}{'each seed' if saved.seeds.count > 1 else ''}".rstrip())
+    output.show(f"{'':<14}{'now':<12}{logged:<26}{'each' if len(members) > 1 else ''}".rstrip())
     for name, values in report.items():
         each = "" if values.ndim == 0 else ", ".join(f"{v:g}" for v in values)
         then = saved.state.metrics.get(f"evaluation/{name}") if marks else None
+        if then is not None and len(members) > 1:
+            then = np.asarray(then)[[saved.seeds.all.index(member) for member in members]]
         before = "" if then is None else _text(over_seeds(then))
         output.show(f"{name:<14}{_text(over_seeds(values)):<12}{before:<26}{each}".rstrip())
     return 0

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from jaxtrain import DQN, PPO, Config, ConfigError, Trainer, dump, load_config, per_env_steps
 from jaxtrain.config import field, rate
-from jaxtrain.tools import cli
+from jaxtrain.tools import fields
+from jaxtrain.tools.cli import main
 
 LINEAR = {"schedule": "linear", "from": 1e-3, "to": 1e-5, "over": 1000}
 COSINE = {"schedule": "cosine", "from": 1e-3, "to": 1e-4, "over": 1000, "warmup": 96}
@@ -157,13 +158,13 @@ def test_what_is_dumped_reads_back_as_an_equal_config(written, tmp_path):
 def test_a_command_line_says_it_as_a_file_does(tmp_path):
     (tmp_path / "config.yaml").write_text("algorithm: {learning_rate: 3e-4}\n")
     text = "{schedule: cosine, from: 1e-3, to: 1e-4, over: 1e3, warmup: 96}"
-    (override,) = cli._overrides(["--algorithm.learning-rate", text], ())  # pyright: ignore[reportPrivateUsage]
+    (override,) = fields.overrides(["--algorithm.learning-rate", text], ())
     assert load_config(tmp_path / "config.yaml", [override]).algorithm.learning_rate == made(COSINE)
 
 
 def test_help_says_what_a_rate_may_be(capsys):
     with pytest.raises(SystemExit):
-        cli.main(["train", "--help"])
+        main(["train", "--help"])
     said = capsys.readouterr().out
     assert "--algorithm.learning-rate FLOAT|SCHEDULE" in said
     assert "{schedule: linear, from: 1e-3, to: 0, over: 1e6}" in said

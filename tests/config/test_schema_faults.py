@@ -130,7 +130,10 @@ BAD = [
     ("env.num_envs=[1, 2]", "env.num_envs = [1, 2]: needs an int >= 1 and <= 2147483647"),
     ("env.num_envs=true", "env.num_envs = True: needs an int >= 1 and <= 2147483647"),
     ("events.0.name=3", "events.0.name = 3: needs a text of 1 to 200 printable characters"),
-    ("env=CartPole-v1", "env = 'CartPole-v1': needs a mapping of id, num_envs, params"),
+    (
+        "env=CartPole-v1",
+        "env = 'CartPole-v1': needs a mapping of id, num_envs, params, as in {id: CartPole-v1}",
+    ),
     (
         "algorithm=ppo",
         "algorithm = 'ppo': needs a mapping such as {name: ppo}, or an object that has name, "

@@ -14,7 +14,7 @@ from tests import configs
 
 
 def test_a_mapping_on_the_way_of_an_override_is_made(tmp_path):
-    (tmp_path / "empty.yaml").write_text("# nothing yet\n")
+    (tmp_path / "empty.yaml").write_text("{}")
     overrides = ["env.id=tests.helpers:Walk", "env.params.push=0.5", "algorithm.network.shared=true"]
     config = load_config(tmp_path / "empty.yaml", overrides)
     assert config.env.params == {"push": 0.5} and config.algorithm.network.shared
@@ -36,9 +36,14 @@ def test_the_word_on_is_a_key_and_merged_keys_may_be_said_again(tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("env: [", "is not YAML: while parsing a flow node .*"),
-        ("a: 1\nenv: {}\na: 2", "is not YAML: 'a' stands twice .* line 3, column 1: .*"),
-        ("{a: 1}: 2", "is not YAML: a key is no word .*"),
+        ("env: [", "is not YAML: expected the node .*, at line 1, column 7: 'env: \\['"),
+        ("env:\n  id: a\n   b: 4", r"is not YAML: .* indented as no .*, at line 3, column 5: 'b: 4'"),
+        ("env:\n  id: a\n b: 4", r"is not YAML: it is indented unlike .*, at line 3, column 2: 'b: 4'"),
+        ("env:\n\tid: a", r"is not YAML: a tab; indent by spaces .*, at line 2, column 1: 'id: a'"),
+        ("", r"holds no field, as a copy that was cut off; for every default write \{\}"),
+        ("# a header\n", "holds no field, .*"),
+        ("a: 1\nenv: {}\na: 2", "is not YAML: 'a' stands twice, at line 3, column 1: 'a: 2'"),
+        ("{a: 1}: 2", "is not YAML: a key is no word, at line 1, column 1: '{a: 1}: 2'"),
         ("a: &a {b: *a}", "is not YAML: .*recursive.*"),
         ("a: \x00", "is not YAML: .*"),
         ("[1, 2]", r"= \[1, 2\]: needs a mapping of fields at the top"),
@@ -95,7 +100,7 @@ def test_an_alias_counts_as_often_as_it_is_used_and_ordinary_ones_are_read():
 
 @pytest.mark.parametrize("text", ["[" * 100_000, "{a: " * 30_000, "1:" * 50_000 + "1"])
 def test_an_override_of_too_much_is_a_text_which_its_field_refuses(text, tmp_path):
-    (tmp_path / "empty.yaml").write_text("")
+    (tmp_path / "empty.yaml").write_text("{}")
     with pytest.raises(ConfigError, match=r"env\.params = .* needs a mapping") as error:
         load_config(tmp_path / "empty.yaml", [f"env.params={text}"])
     assert len(str(error.value)) < 1000
@@ -137,3 +142,17 @@ def test_plain_values_are_what_yaml_reads_back():
 def test_only_what_a_name_gives_has_one():
     assert files.name_of(configs.push) == "tests.configs:push"
     assert files.name_of(lambda: None) is None and files.name_of(3) is None
+
+
+def test_a_key_that_begins_with_x_is_a_place_for_anchors_at_the_top_alone(tmp_path):
+    path = tmp_path / "anchors.yaml"
+    path.write_text(
+        "x-rates: &rates {learning_rate: 1e-3, gamma: 0.9}\n"
+        "x-what: [ever, {is: here}]\n"
+        "algorithm: {<<: *rates, gamma: 0.8}\n"
+    )
+    algorithm = load_config(path).algorithm
+    assert (algorithm.learning_rate, algorithm.gamma) == (1e-3, 0.8)
+    path.write_text("algorithm: {x-rates: 1}\n")
+    with pytest.raises(ConfigError, match=r"^algorithm\.x-rates: unknown key"):
+        load_config(path)

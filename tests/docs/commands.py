@@ -25,7 +25,7 @@ from typing import Any
 
 import jaxtrain
 from jaxtrain.config import modules
-from jaxtrain.tools import cli
+from jaxtrain.tools import cli, fields
 from tests.docs.printed import ROOT, Command
 
 # What stands for something of the reader's own, and what the tests put there.
@@ -97,14 +97,14 @@ def _read_jaxtrain(command: Command, words: list[str]) -> None:
     said = io.StringIO()
     with modules.looking_in([*map(Path, paths), *cli._places(words)]), contextlib.redirect_stdout(said):
         try:
-            options, rest = cli._parser(cli._algorithm_of(words)).parse_known_args(words)
+            options, rest = cli.parsed(words)
         except SystemExit as ended:  # of --help, or of what argparse refuses
             assert ended.code == 0, f"{command}: exit code {ended.code}"
             return
         if options.command not in cli.OPTIONS:
             assert not rest, f"{command}: no such arguments: {rest}"
             return
-        overrides = cli._overrides(rest, cli.OPTIONS[options.command])
+        overrides = fields.overrides(rest, cli.OPTIONS[options.command])
         jaxtrain.load_config(getattr(options, "file", "cartpole_ppo"), overrides)
 
 

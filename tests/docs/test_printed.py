@@ -77,7 +77,7 @@ def test_what_an_experiment_reaches_is_said_with_command_device_and_date_and_ali
         ("jaxtrain train cartpole_ppo --env.num-env 3", "env.num_env: unknown key"),
         ("jaxtrain train cartpole_ppo --no-cash", "no such option"),
         ("jaxtrain verify runs --repaly", "no such arguments"),
-        ("jaxtrain train FILE [--seed N]", "the help says jaxtrain train FILE [--field.name VALUE"),
+        ("jaxtrain train FILE [--seed N]", "the help says jaxtrain train [FILE] [--field.name VALUE"),
         ("python benchmarks/learning.py experiments/no_ppo.yaml", "there is no such file"),
         ("python benchmarks/learning.py experiments/cartpole_ppo.yaml --seeds 3", "unrecognized arguments"),
         ("python benchmarks/throughput.py experiments/cartpole_ppo.yaml env.num_env=3", "unknown key"),

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
+import threading
 from functools import partial
 from typing import Any
 
@@ -414,3 +416,33 @@ def test_all_promises_hold_for_cartpole(seeds):
 
     grid = jax.vmap(jax.vmap(rated, (None, 0)), (0, None))(jnp.array([1e-3, 1e-2]), ks)
     assert grid.history["probe"]["episodes"].shape == (2, seeds, len(grid.marks["probe"]))
+
+
+@pytest.mark.parametrize("sinks", [[], [Memory()]], ids=["no sinks", "a sink"])
+@pytest.mark.parametrize("patience", [0.0, pytest.param(None, marks=pytest.mark.slow)])
+def test_what_compiles_for_long_is_said_once_and_a_compiled_program_says_nothing(
+    sinks, patience, monkeypatch, caplog
+):
+    said = threading.Event()
+    handler = logging.Handler()
+    handler.emit = lambda record: said.set()
+
+    def traced_until_it_is_said(trainer, state, key):
+        assert said.wait(60)
+        return state, {}
+
+    events = [Event("waits", startup(), traced_until_it_is_said)]
+    logger = logging.getLogger("jaxtrain")
+    logger.addHandler(handler)
+    try:
+        with monkeypatch.context() as patch:
+            if patience is not None:
+                patch.setattr("jaxtrain.loop.train.PATIENCE", patience)
+            train(tiny(2), jax.random.key(0), events=events, sinks=sinks)
+        train(tiny(2), jax.random.key(1), events=events, sinks=sinks)
+    finally:
+        logger.removeHandler(handler)
+    seconds = "0" if patience is not None else "10"
+    assert [r.getMessage() for r in caplog.records if "compiling" in r.getMessage()] == [
+        f"compiling, for {seconds} s so far; nothing is trained before it is done"
+    ]

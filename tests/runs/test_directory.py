@@ -57,6 +57,23 @@ def test_what_failed_after_its_first_write_leaves_that(tmp_path):
     assert (tmp_path / "a" / "run.json").read_text() == "{}"
 
 
+def test_a_path_inside_a_run_is_told_which_directory_is_meant(tmp_path):
+    run = tmp_path / "run"
+    (run / "checkpoints" / "0000000000032").mkdir(parents=True)
+    for name in ("run.json", "config.yaml"):
+        (run / name).write_text("")
+    meant = f"it is in a run, whose directory is {str(run)!r}"
+    for inner, more in {
+        "checkpoints/0000000000032": "; --which 32 is that checkpoint",
+        "checkpoints/32": "; --which 32 is that checkpoint",
+        "checkpoints": "",
+        "config.yaml": "",
+    }.items():
+        with pytest.raises(ConfigError) as caught:
+            rundir.read_about(run / inner)
+        assert str(caught.value).endswith(meant + more)
+
+
 @pytest.mark.parametrize("name", ["..", "../other", "link", "link/x", "/etc"])
 def test_a_name_that_leads_out_of_a_directory_is_refused(tmp_path, name):
     (tmp_path / "run").mkdir()

@@ -12,8 +12,9 @@ import pytest
 
 import jaxtrain
 from jaxtrain.runs import snapshot
+from jaxtrain.runs.evaluate import evaluate_run
 from jaxtrain.runs.launch import launch
-from jaxtrain.runs.load import evaluate_run, load_policy, one_seed, open_run, replay, verdicts
+from jaxtrain.runs.load import load_policy, one_seed, open_run, replay, verdicts
 from tests.helpers import differing, seed, tiny, tiny_ppo
 
 EVALUATED = {"every": 24, "num_episodes": 3}
@@ -52,10 +53,10 @@ def test_an_evaluation_of_a_checkpoint_gives_the_number_that_was_logged_when_it_
 ):
     for ending in (single, three):
         for env_steps, logged in evaluations(ending).items():
-            _, report = evaluate_run(ending.directory, env_steps, config=config)
+            *_, report = evaluate_run(ending.directory, env_steps, config=config)
             np.testing.assert_array_equal(report["return_mean"], np.float32(logged))
     for env_steps, logged in evaluations(three).items():
-        _, report = evaluate_run(three.directory, env_steps, seed=1, config=config)
+        *_, report = evaluate_run(three.directory, env_steps, [1], config=config)
         np.testing.assert_array_equal(report["return_mean"], np.float32(logged[1]))
 
 

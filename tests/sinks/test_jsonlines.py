@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from jaxtrain import sinks
+from jaxtrain.sinks.jsonlines import entry
 from jaxtrain.types import Record
 from tests.sinks.written import NAN, put, record, rows
 
@@ -66,3 +67,10 @@ def test_a_full_disk_names_the_file_and_leaves_whole_lines_alone(tmp_path):
     log = rows(path)
     assert [row["update"] for row in log] == list(range(len(log)))
     assert path.read_bytes().endswith(b"\n")
+
+
+def test_every_number_is_json_and_comes_back_as_it_was():
+    given = np.array([[1.5, np.nan], [np.inf, -np.inf]])
+    written = json.loads(json.dumps(entry(given), allow_nan=False))
+    np.testing.assert_array_equal(np.array(written, float), given)
+    assert entry(np.int32(3)) == 3 and entry(np.bool_(True)) == 1

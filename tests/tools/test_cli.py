@@ -14,6 +14,8 @@ from pathlib import Path
 
 import pytest
 
+from jaxtrain import load_config
+from jaxtrain.config.schema import resolved
 from jaxtrain.rl import field
 from jaxtrain.tools.cli import main
 from tests.helpers import Reinforce
@@ -84,6 +86,15 @@ def test_an_algorithm_that_breaks_the_contract_is_one_line_and_nothing_is_made(t
         ),
         (["train", "FILE", "algorithm.gama=1"], "algorithm.gama: unknown key; the nearest known is 'gamma'"),
         (["train", "FILE", "--out", "FILE"], "cannot be written (is a file); needs a directory"),
+        (["train", "CartPole-v1"], "an environment needs none: jaxtrain train --env.id CartPole-v1"),
+        (["train", "cartpole-v1"], "an environment needs none: jaxtrain train --env.id CartPole-v1"),
+        (["train", "--seed", "3"], "train: needs FILE, the name of an experiment, or --env.id with one of"),
+        (["train", "--env", "CartPole-v1", "--env.id=x:y"], "env = 'CartPole-v1'"),
+        (
+            ["train", "FILE", "env=CartPole-v1"],
+            "env = 'CartPole-v1': needs a mapping of id, num_envs, params, as",
+        ),
+        (["train", "FILE", "evaluation.env=CartPole-v1"], "as in {id: CartPole-v1}"),
         (["train", "FILE", "loose"], "needs a field in front of it"),
         (["train", "FILE", "--env.num-envs"], "needs a value"),
         (["train", "FILE", "--env.num-envs", "three"], "env.num_envs = 'three': needs an int"),
@@ -160,6 +171,19 @@ def test_the_plan_names_each_event_with_its_env_steps_and_the_memory(file):
     assert "12 of 32 env steps" in text
     assert "96 192 288 384" in text
     assert "a seed" in text
+
+
+def test_a_config_is_printed_whole_and_is_one_that_means_the_same(file, tmp_path, capsys):
+    overrides = ["--algorithm.gamma", "0.9", "env.params={}"]
+    assert main(["config", file, *overrides]) == 0
+    printed = capsys.readouterr().out
+    (tmp_path / "printed.yaml").write_text(printed)
+    given = load_config(file, ["algorithm.gamma=0.9"])
+    assert load_config(tmp_path / "printed.yaml") == resolved(given)
+    assert main(["config", str(tmp_path / "printed.yaml")]) == 0 and capsys.readouterr().out == printed
+    assert main(["config", file, "--env.params.gone", "1"]) == 2
+    assert "env.params.gone" in capsys.readouterr().err
+    assert main(["config"]) == 0 and "id: CartPole-v1" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

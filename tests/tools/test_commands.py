@@ -22,8 +22,14 @@ def test_a_run_is_begun_listed_resumed_for_longer_evaluated_and_verified(file, t
         said = capsys.readouterr()
         return code, said.out, said.err
 
-    code, _, err = say("train", file, "--out", out)
+    code, ended, err = say("train", file, "--out", out)
     assert code == 0 and err == "jaxtrain: compiling\n"
+    returns = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    returns = [row["values"]["return_mean"] for row in returns if row["name"] == "evaluation"]
+    assert f"return: last {returns[-1]:,.1f}, best {max(returns):,.1f} (evaluation)\n" in ended
+    best = next(line for line in ended.splitlines() if line.startswith("best policy: "))
+    assert best.removeprefix("best policy: ").startswith(f"{out}/checkpoints/0")
+    assert best.endswith(f", by evaluation/return_mean; jaxtrain evaluate {out}")
     code, _, err = say("train", file, "--out", out)
     assert code == 0 and "has done its 384 env steps: nothing is left to do" in err
     code, table, _ = say("runs", tmp_path / "runs")
@@ -42,12 +48,23 @@ def test_a_run_is_begun_listed_resumed_for_longer_evaluated_and_verified(file, t
         " ".join(line.split()) for line in report.splitlines() if line.startswith("return_mean")
     ]
     assert "logged at 768" in report
+    code, report, _ = say("evaluate", out, "--which", "last", "--member", 0, "--json")
+    made = json.loads(report)
+    assert made["values"]["return_mean"] == evaluation["return_mean"] and made["members"] == [0]
+    assert made["env"]["id"] == "tests.probes.envs:Cycle" and made["env_steps"] == 768
+    code, table, _ = say("runs", tmp_path / "runs", "--json")
+    assert [(row["path"], row["env_steps"]) for row in json.loads(table)] == [(str(out), 768)]
     code, verdict, _ = say("verify", out, "--replay")
     assert code == 0 and "the same bits" in verdict
-    code, _, err = say("resume", out, "--seed", 3)
-    assert code == 2 and "--seed: a run keeps the seeds that it has; --seeds I,J --out DIR" in err
-    code, _, err = say("resume", out, "--seeds", "0,a", "--out", tmp_path / "some")
-    assert code == 2 and "seeds = [0, 'a']: needs different ints >= 0" in err
+    for old in ("--seed", "--seeds", "--num-seeds"):
+        code, _, err = say("resume", out, old, 3)
+        assert code == 2 and f"{old}: a run keeps the seeds that it has; --member I, or --members I,J" in err
+    code, _, err = say("evaluate", out, "--seeds", 3)
+    assert code == 2 and "--seeds: a run keeps the seeds that it has; --member I, or --members I,J" in err
+    code, _, err = say("evaluate", out, "--env.num-envs", 3)
+    assert code == 2 and "env.num_envs: belongs to the run; `evaluate` takes --env.id and" in err
+    code, _, err = say("resume", out, "--members", "0,a", "--out", tmp_path / "some")
+    assert code == 2 and "members = [0, 'a']: needs different ints >= 0" in err
     for words in (["--seed", -1], ["--seed", "all"], ["--num-episodes", 0]):
         code, _, err = say("evaluate", out, *words)
         assert code == 2 and f"{words[0][2:].replace('-', '_')} = " in err and ": needs an int >= " in err
@@ -99,9 +116,9 @@ def test_a_part_of_the_seeds_needs_a_directory_of_its_own(tmp_path, file):
         "starts": [],
     }
     (run / "run.json").write_text(json.dumps(said))
-    for seeds, out in (([1], None), (None, str(tmp_path / "some"))):
-        options = argparse.Namespace(directory=str(run), seeds=seeds, out=out, no_cache=True)
-        with pytest.raises(ConfigError, match="--seeds and --out go together"):
+    for members, out in (([1], None), (None, str(tmp_path / "some"))):
+        options = argparse.Namespace(directory=str(run), members=members, out=out, no_cache=True)
+        with pytest.raises(ConfigError, match="--members and --out go together"):
             commands.resume([], options)
     assert not (tmp_path / "some").exists() and len([*run.iterdir()]) == 2
 
