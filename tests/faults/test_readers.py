@@ -6,17 +6,17 @@ readers get. Knows nothing of checkpoints that are damaged: see `test_corruption
 
 from __future__ import annotations
 
-import gc
+import contextlib
+import io
 import itertools
 import time
-
-import pytest
+from pathlib import Path
 
 import jaxtrain
 from jaxtrain.runs import load, manager
 from jaxtrain.runs.init_from import open_source, requested
 from jaxtrain.tools import cli
-from tests.faults.processes import Drift, alive, ended, run, start, until
+from tests.faults.processes import Drift, alive, call, ended, run, start, until
 from tests.helpers import tiny
 
 CONFIG = tiny(
@@ -29,13 +29,9 @@ CONFIG = tiny(
 SECONDS = 6.0
 
 
-# Of a checkpoint that goes while it is restored, TensorStore's threads answer to a loop that is over.
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-def test_readers_beside_a_run_that_deletes_its_checkpoints_see_none_that_is_damaged(tmp_path, capsys):
-    directory = tmp_path / "run"
-    process = start(tmp_path / "output", run, CONFIG, directory)
-    until(lambda: len(manager.manifests(directory / "checkpoints")) > 0, process)
-    looks, seen = 0, set[int]()
+def look(directory: Path) -> tuple[int, set[int], str]:
+    """Read for some seconds: how often, the last checkpoints that were seen, and what `verify` printed."""
+    looks, seen, printed = 0, set[int](), io.StringIO()
     readers = {
         "verify": lambda: dict(load.verdicts(directory)),
         "command": lambda: cli.main(["verify", str(directory)]),
@@ -44,7 +40,7 @@ def test_readers_beside_a_run_that_deletes_its_checkpoints_see_none_that_is_dama
         "init_from": lambda: open_source(requested(f"{directory}@last", None, None)),
     }
     end = time.monotonic() + SECONDS
-    try:
+    with contextlib.redirect_stdout(printed):
         for name, read in itertools.cycle(readers.items()):
             found = read()
             looks += 1
@@ -55,13 +51,22 @@ def test_readers_beside_a_run_that_deletes_its_checkpoints_see_none_that_is_dama
             elif name == "start_from":
                 assert found[1] == {}
             if time.monotonic() > end:
-                break
+                return looks, seen, printed.getvalue()
+    raise AssertionError
+
+
+def test_readers_beside_a_run_that_deletes_its_checkpoints_see_none_that_is_damaged(tmp_path):
+    """In a process of their own: TensorStore's threads say at its end what they could not read."""
+    directory = tmp_path / "run"
+    process = start(tmp_path / "output", run, CONFIG, directory)
+    until(lambda: len(manager.manifests(directory / "checkpoints")) > 0, process)
+    try:
+        looks, seen, said = call(look, directory)
         assert alive(process), (tmp_path / "output").read_text()
     finally:
         process.kill()
         ended(process)
-    assert "cannot be read" not in (said := capsys.readouterr().out) and "not there" not in said
+    assert "whole" in said and "cannot be read" not in said and "not there" not in said
     print(f"\n{looks} looks at a run, whose last checkpoint was another one {len(seen)} times")
     assert len(seen) > 1  # else this has tested less than it says
     assert jaxtrain.load(directory, "last", config=CONFIG).env_steps >= max(seen)
-    gc.collect()  # what they could not say is said in this test
