@@ -7,6 +7,7 @@ Knows nothing of jaxtrain.
 from __future__ import annotations
 
 import os
+import signal
 
 import hypothesis
 import pytest
@@ -21,6 +22,10 @@ os.environ.setdefault("MPLBACKEND", "Agg")  # no screen
 os.environ.setdefault("WANDB_MODE", "offline")
 os.environ.setdefault("WANDB_SILENT", "true")
 os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
+
+# Under nohup, and behind an &, these are ignored, and would be by all that the tests start.
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # The first example of a test compiles; how long that takes says nothing of what is claimed.
 hypothesis.settings.register_profile("untimed", deadline=None)

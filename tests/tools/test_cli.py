@@ -250,10 +250,13 @@ def test_a_signal_ends_a_run_at_a_chunk_with_a_whole_log_and_its_exit_code(file,
     long += ["--checkpoint.signals", "SIGUSR1"]
     run = process("train", file, *long, "--out", str(out))
     log = out / "metrics.jsonl"
-    while run.poll() is None and not (log.exists() and log.stat().st_size):
-        time.sleep(0.05)
-    run.send_signal(number)
-    _, err = run.communicate(timeout=120)
+    try:
+        while run.poll() is None and not (log.exists() and log.stat().st_size):
+            time.sleep(0.05)
+        run.send_signal(number)
+        _, err = run.communicate(timeout=120)
+    finally:
+        run.kill()  # one that does not hear would take minutes of a core
     assert run.returncode == 128 + number, err
     rows = [json.loads(line) for line in log.read_text().splitlines()]
     assert rows and rows[-1]["env_steps"] < 96_000_000
