@@ -50,8 +50,8 @@ def resume(directory: str, killed: float) -> None:
 
         return call
 
-    again, restored = module.resume_run, module.restored  # type: ignore[attr-defined]
-    module.resume_run, module.restored = timed("restore", again), timed("restore", restored)  # type: ignore[attr-defined]
+    module.resume_run = timed("restore", module.resume_run)  # type: ignore[attr-defined]
+    resume.RunPlan.restored = timed("restore", resume.RunPlan.restored)  # type: ignore[method-assign]
     compiled.Programs.__init__ = timed("compile", compiled.Programs.__init__)  # type: ignore[method-assign]
     advance = compiled.Programs.advance
 
