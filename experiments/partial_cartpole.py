@@ -6,7 +6,6 @@ In: gymnax's environment. Out: an `Env` whose observation is (position, angle), 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,13 +13,14 @@ import jax
 import numpy as np
 
 from jaxtrain import envs
+from jaxtrain.envs.wrappers import Wrapper
 from jaxtrain.types import Box, Env, Key, PyTree, Space, Step
 
 SHOWN = np.array([0, 2])  # of (position, velocity, angle, angular velocity)
 
 
 @dataclass(frozen=True)
-class PartialCartPole:
+class PartialCartPole(Wrapper):
     """The same task and parameters; only the observation is cut."""
 
     env: Env = field(default_factory=lambda: envs.make("CartPole-v1"))
@@ -29,19 +29,6 @@ class PartialCartPole:
     def observation_space(self) -> Space:
         space: Any = self.env.observation_space
         return Box(space.low[SHOWN], space.high[SHOWN], SHOWN.shape)
-
-    @property
-    def action_space(self) -> Space:
-        return self.env.action_space
-
-    @property
-    def default_params(self) -> PyTree:
-        return self.env.default_params
-
-    @property
-    def derived_params(self) -> Mapping[str, Any]:
-        """Parameters that follow from others, as the environment itself says."""
-        return getattr(self.env, "derived_params", {})
 
     def reset(self, key: Key, params: PyTree) -> tuple[jax.Array, PyTree]:
         obs, state = self.env.reset(key, params)
