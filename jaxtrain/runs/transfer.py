@@ -51,7 +51,8 @@ class Transfer:
         with ThreadPoolExecutor(UNDER_WAY, "jaxtrain-transfer") as pool:
             for x, whole in zip(arrays, found, strict=True):
                 for target, piece in self._pieces(x, whole):
-                    piece.copy_to_host_async()
+                    if piece is not x:  # jax 0.11 would hold `x`, and training take other memory
+                        piece.copy_to_host_async()
                     under_way.append(pool.submit(_store, target, piece))
                     if len(under_way) == UNDER_WAY:
                         under_way.popleft().result()
