@@ -43,12 +43,14 @@ ONE, THREE = {"loss": "huber"}, {"n_step": 3, "dueling": True, "double": False}
     ("probe", "tolerance", "changes"),
     [
         (probes.OneStep, 0.01, ONE),
-        (probes.ObsIsReward, 0.02, THREE),
-        (probes.TwoSteps, 0.02, ONE),
+        pytest.param(probes.ObsIsReward, 0.02, THREE, marks=pytest.mark.slow),
+        pytest.param(probes.TwoSteps, 0.02, ONE, marks=pytest.mark.slow),
         (probes.TwoSteps, 0.02, THREE),
         (probes.Cycle, 0.016, ONE),  # 1 % of the smallest value
-        (probes.Cycle, 0.016, THREE),
-        (probes.CycleTimed, 0.0065, ONE),  # 1 % of the smallest that is not 0
+        pytest.param(probes.Cycle, 0.016, THREE, marks=pytest.mark.slow),
+        pytest.param(
+            probes.CycleTimed, 0.0065, ONE, marks=pytest.mark.slow
+        ),  # 1 % of the smallest that is not 0
         (probes.CycleTimed, 0.0065, THREE),
         (probes.CycleBoth, 0.0065, THREE),
     ],

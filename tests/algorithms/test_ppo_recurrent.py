@@ -126,7 +126,8 @@ def test_the_forward_pass_over_a_stored_rollout_is_that_of_acting(case):
 
 
 @pytest.mark.parametrize(
-    ("cell", "shared", "normalize"), [("gru", False, True), ("gru", True, False), ("lstm", False, False)]
+    ("cell", "shared", "normalize"),
+    [("gru", True, False), ("lstm", False, True), pytest.param("gru", False, True, marks=pytest.mark.slow)],
 )
 def test_while_nothing_is_learned_every_minibatch_sees_the_policy_that_acted(cell, shared, normalize):
     """A carry of another environment, or one reset late, would change the ratio."""
@@ -238,7 +239,11 @@ def last_rewards(algorithm: Any) -> float:
 
 @pytest.mark.parametrize(
     ("cell", "shared", "low", "high"),
-    [("gru", True, 0.9, 1.0), ("lstm", False, 0.9, 1.0), ("none", False, -0.2, 0.2)],
+    [
+        ("lstm", False, 0.9, 1.0),
+        ("none", False, -0.2, 0.2),
+        pytest.param("gru", True, 0.9, 1.0, marks=pytest.mark.slow),
+    ],
 )
 def test_what_was_seen_before_is_recalled_with_a_cell_and_not_without(cell, shared, low, high):
     algorithm = ppo(

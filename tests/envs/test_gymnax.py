@@ -68,7 +68,17 @@ def limited_params(env):
     return params.replace(max_steps_in_episode=LIMITS.astype(params.max_steps_in_episode.dtype))
 
 
-@pytest.mark.parametrize("env_id", [i for i in adapter.ids() if i not in adapter.UNAVAILABLE])
+LARGE = ("Asterix-MinAtar", "Freeway-MinAtar", "Seaquest-MinAtar")  # programs, which take seconds to compile
+
+
+@pytest.mark.parametrize(
+    "env_id",
+    [
+        pytest.param(i, marks=pytest.mark.slow if i in LARGE else ())
+        for i in adapter.ids()
+        if i not in adapter.UNAVAILABLE
+    ],
+)
 def test_every_id_steps_as_gymnax_does_with_parameters_per_environment(env_id):
     env, raw = envs.make(env_id), gymnax.make(env_id)[0]
 

@@ -48,8 +48,13 @@ def advance(trainer: Trainer, begin: int, sinks: list[Any], seeds: int) -> list[
     return losses
 
 
-@pytest.mark.parametrize("seeds", [1, 3])
-@pytest.mark.parametrize("limit", LIMITS)
+@pytest.mark.parametrize(
+    ("limit", "seeds"),
+    [
+        *((limit, 3) for limit in LIMITS),
+        *(pytest.param(limit, 1, marks=pytest.mark.slow) for limit in LIMITS),
+    ],
+)
 def test_env_steps_are_exact_and_rising_in_every_sink_across(limit, seeds, tmp_path):
     begin = (LIMITS[limit] - 1) // PER  # the last update that does not reach the limit
     due = [PER * (begin + n) for n in range(1, AHEAD + 1)]

@@ -227,7 +227,7 @@ def held_until(config, directory, at):
         print(f"{os.getpid()} refused {error}")
 
 
-@pytest.mark.parametrize("trials", [5, pytest.param(100, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("trials", [2, pytest.param(100, marks=pytest.mark.slow)])
 def test_of_two_processes_started_together_one_runs_and_the_other_names_it(tmp_path, trials):
     passed, wrong = 0, []
     for trial in range(trials):

@@ -123,9 +123,9 @@ LONG = pytest.mark.slow
     ("case", "leave"),
     [
         ("at a row", 0),
-        ("at a save", 0),
         ("at a save", 3),  # orbax gets to write
-        ("at a row or a save", 0),
+        pytest.param("at a save", 0, marks=LONG),
+        pytest.param("at a row or a save", 0, marks=LONG),
         *(
             pytest.param(case, leave, marks=LONG)
             for case in CASES

@@ -150,8 +150,8 @@ def hold_flat(records: int, every_samples: int, directory: Path, temporary: Path
     assert kinds == {"screen": 1, "board": 1, "metrics": 1}
 
 
-def test_twenty_thousand_records_leave_memory_descriptors_and_threads_flat(tmp_path, temporary):
-    hold_flat(20_000, 2000, tmp_path, temporary)
+def test_eight_thousand_records_leave_memory_descriptors_and_threads_flat(tmp_path, temporary):
+    hold_flat(8_000, 1000, tmp_path, temporary)
 
 
 @pytest.mark.slow

@@ -241,5 +241,6 @@ def few_seeds(directory: Path) -> None:
     assert (arrays(directory / "two"), rows(directory / "two")) == wanted
 
 
+@pytest.mark.slow
 def test_some_seeds_of_many_go_on_as_they_would_have_in_company(tmp_path):
     call(few_seeds, tmp_path)

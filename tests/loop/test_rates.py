@@ -37,7 +37,9 @@ def learned(state):
     return state.replace(hyper=(), metrics={})
 
 
-@pytest.mark.parametrize("flag", ["anneal_learning_rate", "anneal_clip_range"])
+@pytest.mark.parametrize(
+    "flag", ["anneal_clip_range", pytest.param("anneal_learning_rate", marks=pytest.mark.slow)]
+)
 def test_linear_to_0_learns_what_the_flag_that_anneals_does_in_bits(flag):
     name = flag.removeprefix("anneal_")
     much = {"learning_rate": 0.01, "clip_range": 1e-3}  # so that either is felt
@@ -59,7 +61,9 @@ def test_the_flag_of_the_learning_rate_leaves_a_schedule_as_it_is():
     assert state.metrics["train/learning_rate"] == state.metrics[RATE] == np.float32(1e-3)
 
 
-@pytest.mark.parametrize("written", [LINEAR, COSINE, per_env_steps(lambda n: 1.0 / (1 + n))])
+@pytest.mark.parametrize(
+    "written", [LINEAR, pytest.param(COSINE, marks=pytest.mark.slow), per_env_steps(lambda n: 1.0 / (1 + n))]
+)
 def test_each_update_uses_and_logs_the_rate_of_its_own_clock(written):
     config = moving(written)
     schedule, trainer = config.algorithm.learning_rate, Trainer(config)
@@ -107,8 +111,7 @@ def test_its_numbers_stand_beside_its_scale_in_the_state():
 NUMBERS = ("learning_rate.from", "learning_rate.to")
 
 
-@pytest.mark.parametrize("seeds", [None, 3])
-@pytest.mark.parametrize(("written", "before"), [(0.2, 0.2), (LINEAR, 0.125)])
+@pytest.mark.parametrize(("written", "before", "seeds"), [(0.2, 0.2, None), (LINEAR, 0.125, 3)])
 def test_scale_rate_serves_numbers_and_schedules(written, before, seeds):
     def halve(trainer, state, key) -> tuple[object, Report]:
         del trainer, key

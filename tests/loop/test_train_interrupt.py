@@ -28,7 +28,7 @@ class Pressed(Memory):
             os.kill(os.getpid(), signal.SIGINT)
 
 
-@pytest.mark.parametrize("seeds", [0, 3], ids=["a key", "3 seeds"])
+@pytest.mark.parametrize("seeds", [pytest.param(0, marks=pytest.mark.slow), 3], ids=["a key", "3 seeds"])
 def test_ctrl_c_stops_at_a_report_and_the_error_has_the_run_so_far(seeds, caplog):
     def run(sink):
         one = partial(train, CONFIG, sinks=[sink])

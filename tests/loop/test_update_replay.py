@@ -98,8 +98,10 @@ def test_a_nan_reward_of_dqn_is_named_in_its_update_and_the_others_go_on():
 # ---- memory
 
 
-@pytest.mark.parametrize("seeds", [0, 4])
-@pytest.mark.parametrize("what", ["run", "launch"])
+@pytest.mark.parametrize(
+    ("what", "seeds"),
+    [("run", 4), ("launch", 4), *(pytest.param(w, 0, marks=pytest.mark.slow) for w in ("run", "launch"))],
+)
 def test_no_copy_of_a_replay_is_made_whatever_its_size(what, seeds):
     """All temporaries together are less than 1 % of a large ring: no part of it is among them."""
     key = keys(seeds) if seeds else jax.random.key(0)

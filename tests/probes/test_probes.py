@@ -39,16 +39,22 @@ def probabilities(trainer, state, obs):
     return np.asarray(jax.nn.softmax(decision.extras["dist"]))
 
 
-@pytest.mark.parametrize("continuous", [False, True], ids=["discrete", "continuous"])
+VALUES = [
+    (probes.OneStep, 0.01),
+    (probes.ObsIsReward, 0.02),
+    (probes.TwoSteps, 0.02),
+    (probes.Cycle, 0.016),  # 1 % of the smallest value
+    (probes.CycleTimed, 0.0065),  # 1 % of the smallest that is not 0
+    (probes.CycleBoth, 0.0065),
+]
+
+
 @pytest.mark.parametrize(
-    ("probe", "tolerance"),
+    ("probe", "tolerance", "continuous"),
     [
-        (probes.OneStep, 0.01),
-        (probes.ObsIsReward, 0.02),
-        (probes.TwoSteps, 0.02),
-        (probes.Cycle, 0.016),  # 1 % of the smallest value
-        (probes.CycleTimed, 0.0065),  # 1 % of the smallest that is not 0
-        (probes.CycleBoth, 0.0065),
+        *((probe, tolerance, False) for probe, tolerance in VALUES),
+        (probes.TwoSteps, 0.02, True),
+        *(pytest.param(*of, True, marks=pytest.mark.slow) for of in VALUES if of[0] is not probes.TwoSteps),
     ],
 )
 def test_the_critic_learns_the_true_values(probe, tolerance, continuous):

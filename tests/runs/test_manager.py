@@ -280,8 +280,9 @@ def test_a_run_leaves_the_checkpoints_that_its_config_says(tmp_path, settings, s
         checkpoint.verify(path)
 
 
-@pytest.mark.parametrize("every", [8, 0], ids=["saved anyway", "saved as it is the best"])
-@pytest.mark.parametrize("mode", ["max", "min"])
+@pytest.mark.parametrize(
+    ("mode", "every"), [("max", 8), ("min", 0)], ids=["saved anyway", "saved as it is the best"]
+)
 def test_the_best_of_a_run_stays_and_says_of_which_evaluation(tmp_path, mode, every):
     settings = {"every": every, "keep_last": 1, "best_mode": mode}
     quiet = {"every": 0, "sinks": []}

@@ -243,7 +243,10 @@ def test_an_experiment_goes_by_its_name_in_any_directory(tmp_path, capsys, monke
     assert "CartPole-v1" in capsys.readouterr().out and list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP, signal.SIGUSR1])
+@pytest.mark.parametrize(
+    "number",
+    [signal.SIGHUP, *(pytest.param(n, marks=pytest.mark.slow) for n in (signal.SIGINT, signal.SIGUSR1))],
+)
 def test_a_signal_ends_a_run_at_a_chunk_with_a_whole_log_and_its_exit_code(file, tmp_path, number):
     out = tmp_path / "out"
     long = ["--total-env-steps", "96_000_000", "--evaluation.every", "960_000"]
