@@ -7,11 +7,12 @@ OUT :=
 # More arguments for the program behind `train` or `test`.
 ARGS :=
 
-.PHONY: help train test lint types clean
+.PHONY: help train test newest lint types clean
 
 help:
 	@echo 'make train  train CartPole-v1 with PPO; results in runs/, or in OUT=DIR'
 	@echo 'make test   run the tests'
+	@echo 'make newest run the tests with the newest versions that resolve today, in .venv-newest'
 	@echo 'make lint   ruff, linter and formatter'
 	@echo 'make types  pyright'
 	@echo 'make clean  remove .venv and caches; results stay'
@@ -23,6 +24,13 @@ train: $(VENV)/train.stamp
 test: $(VENV)/dev.stamp
 	$(VENV)/bin/python -m pytest -n 2 --dist loadfile $(ARGS)
 
+# Pins nothing, so it is no part of CI: what it finds is for the next constraints.
+newest:
+	$(PYTHON) -m venv --clear $(VENV)-newest
+	$(VENV)-newest/bin/python -m pip install -qq --no-compile --upgrade -e '.[dev]'
+	$(VENV)-newest/bin/python -m pip list
+	$(VENV)-newest/bin/python -m pytest -n 2 --dist loadfile $(ARGS)
+
 lint: $(VENV)/dev.stamp
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
@@ -31,7 +39,7 @@ types: $(VENV)/dev.stamp
 	$(VENV)/bin/pyright --pythonpath $(VENV)/bin/python
 
 clean:
-	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(VENV)-newest .pytest_cache .ruff_cache .hypothesis
 
 # Byte code is left out here, which halves the time from a clone to the first update.
 $(VENV)/train.stamp: pyproject.toml constraints.txt
