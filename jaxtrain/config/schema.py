@@ -97,6 +97,11 @@ class EnvConfig:
     params: Params = event_config.params("overrides of the environment's parameters, such as {gravity: 9.8}")
 
 
+# What rollouts and evaluations say of themselves.
+RESERVED = (
+    *("return_mean", "return_std", "return_min", "return_max", "length_mean", "episodes", "episodes_cut"),
+    *("returns", "lengths"),
+)
 REDUCTIONS = ("mean", "sum", "max", "last", "episode")
 
 
@@ -114,7 +119,7 @@ def _read_source(value: Any) -> Any:
 class StatisticConfig:
     """A number computed from every transition and reduced on the device."""
 
-    name: str = field.text("")
+    name: str = field.text("", help="its metrics are rollout/NAME and evaluation/NAME")
     source: Any = field.custom("", _read_source, "NAME", help="an entry of info, or package.module:function")
     reduction: str = field.choice("mean", REDUCTIONS, help="over the update's steps, or per finished episode")
 
@@ -125,6 +130,8 @@ def _read_statistics(value: Any) -> tuple[StatisticConfig, ...]:
         raise Fault("needs a list of {name, source, reduction}")
     if len({s.name for s in made}) < len(made):
         raise Fault("needs a different name for each statistic")
+    if own := [s.name for s in made if s.name in RESERVED]:
+        raise Fault(f"{own[0]!r} is the library's own; needs another name")
     return made
 
 
@@ -153,7 +160,10 @@ class LoggingConfig:
     wandb: Params = event_config.params("of the sink: project, mode, seeds, group, name", leaf=False)
     tensorboard: Params = event_config.params("of the sink: seeds", leaf=False)
     statistics: tuple[StatisticConfig, ...] = field.custom(
-        (), _read_statistics, "LIST", help="more rollout statistics, each {name, source, reduction}"
+        (),
+        _read_statistics,
+        "LIST",
+        help="more statistics of rollouts and evaluations, each {name, source, reduction}",
     )
 
     def rules(self) -> list[Problem]:
