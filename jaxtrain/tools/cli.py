@@ -10,6 +10,7 @@ import argparse
 import importlib
 import inspect
 import io
+import json
 import logging
 import os
 import signal
@@ -25,6 +26,7 @@ from jaxtrain import signals
 from jaxtrain.config import experiments, modules
 from jaxtrain.config import schema as configs
 from jaxtrain.config import yaml as files
+from jaxtrain.config.describe import describe, json_schema
 from jaxtrain.config.registry import ALGORITHMS, EVENTS, SINKS, load_object
 from jaxtrain.errors import MISSING, ConfigError, ContractError, Problem, nearest, shown
 from jaxtrain.loop.trainer import Trainer
@@ -41,7 +43,7 @@ OPTIONS = {
     "resume": ("members", "out", "no-cache"),
     "evaluate": ("members", "which", "num-episodes", "sampled", "seed", "json"),
     "plan": (),
-    "config": (),
+    "config": ("schema",),
 }
 EPILOG = """\
 A field of the config is set by its name with dashes; without FILE, the others have their defaults:
@@ -159,7 +161,7 @@ def _file_of(arguments: Sequence[str]) -> str | None:
         word = words.pop(0)
         if not word.startswith("-"):
             return word
-        if "=" not in word and word not in ("--no-cache", "-h", "--help"):
+        if "=" not in word and word not in ("--no-cache", "--schema", "-h", "--help"):
             words = words[1:]
     return None
 
@@ -209,6 +211,9 @@ def _run(arguments: Sequence[str]) -> int:
         overrides = fields.overrides(rest, OPTIONS[options.command])
         if options.command in ("plan", "config") and options.file is not None:
             _looked_at(options.file)
+        if options.command == "config" and options.schema:
+            output.show(*_schema(options.file, overrides).split("\n"))
+            return 0
         if options.command == "config":
             made = Trainer(jaxtrain.load_config(options.file, overrides)).config
             output.show(*jaxtrain.dump(configs.resolved(made)).rstrip("\n").split("\n"))
@@ -227,6 +232,17 @@ def _run(arguments: Sequence[str]) -> int:
         first, *others = str(error).split("\n")
         output.warn(f"jaxtrain: {first}", *(f"          {line}" for line in others))
         return 2
+
+
+def _schema(file: str | None, overrides: Sequence[str]) -> str:
+    """The JSON Schema of a config file; with the fields of that algorithm, if a file or a field names one."""
+    raw = {} if file is None else _looked_at(file)
+    for word in overrides:
+        files.override(raw, word)
+    given = raw.get("algorithm")
+    name = given.get("name") if isinstance(given, dict) else None
+    more = {} if name is None or name in ALGORITHMS else {name: configs.algorithm_class(given)}
+    return json.dumps(json_schema(more), indent=1)
 
 
 def _conditions(overrides: Sequence[str]) -> dict[str, Any]:
@@ -305,13 +321,19 @@ def _parser(algorithm: type[Any] | None) -> argparse.ArgumentParser:
     replay = "run the last interval again, compare the bits; imports what the run names"
     verify.add_argument("--replay", action="store_true", help=replay)
     plan = add("plan", "say what a run would do; run nothing", some, epilog)
-    config = add("config", "print a config whole, every field with its value; run nothing", some, epilog)
-    for command in (plan, config):
-        command.add_argument("file", metavar="FILE", nargs="?", help=FILE)
+    whole = "print a config whole, every field with its value; run nothing"
+    _config_arguments(plan, add("config", whole, f"{some} [--schema]", epilog))
     kinds = ("envs", "algorithms", "events", "sinks", "experiments")
     listed = add("list", "what there is to name in a config", "|".join(kinds))
     listed.add_argument("what", choices=kinds)
     return parser
+
+
+def _config_arguments(plan: argparse.ArgumentParser, config: argparse.ArgumentParser) -> None:
+    for command in (plan, config):
+        command.add_argument("file", metavar="FILE", nargs="?", help=FILE)
+    schema = "print the JSON Schema of a config file instead, for editors; of that algorithm too"
+    config.add_argument("--schema", action="store_true", help=schema)
 
 
 def _train_arguments(train: argparse.ArgumentParser) -> None:
@@ -358,7 +380,7 @@ def _numbers(text: str) -> list[int | str]:
 def _fields(algorithm: type[Any] | None) -> str:
     rows = [
         (f"--{path.replace('_', '-')} {kind}", f"{help} [{default}]".strip())
-        for path, kind, default, help in configs.describe(algorithm=algorithm)
+        for path, kind, default, help in describe(algorithm=algorithm)
     ]
     width = min(44, max(len(left) for left, _ in rows))
     return "\n".join(f"  {left:<{width}}  {right}" for left, right in rows)

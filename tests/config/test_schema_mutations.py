@@ -10,8 +10,10 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
+from jsonschema import Draft202012Validator
 
 from jaxtrain import Config, ConfigError, Trainer, load_config
+from jaxtrain.config.describe import json_schema
 from jaxtrain.config.field import from_mapping
 from jaxtrain.config.schema import to_dict
 from tests import configs
@@ -71,6 +73,36 @@ def _check_mutations(plain: Any, seeds: range) -> int:
 
 def test_a_random_change_is_a_config_that_works_or_an_error_that_says_where(path):
     assert _check_mutations(to_dict(load_config(path)), range(200)) > 50
+
+
+def _of_a_file(value: Any) -> bool:
+    """Whether YAML may hold it."""
+    if isinstance(value, dict):
+        return all(isinstance(k, str) and _of_a_file(v) for k, v in value.items())
+    if isinstance(value, list):
+        return all(map(_of_a_file, value))
+    return value is None or type(value) in (bool, int, float, str)
+
+
+def _check_schema(plain: Any, seeds: range) -> int:
+    schema, refused = Draft202012Validator(json_schema()), 0
+    for seed in seeds:
+        mutated = _mutate(plain, random.Random(seed))
+        if _of_a_file(mutated) and not schema.is_valid(mutated):
+            refused += 1
+            with pytest.raises(ConfigError):
+                from_mapping(Config, mutated)
+                pytest.fail(f"seed {seed}: the schema alone refuses {mutated}")
+    return refused
+
+
+def test_a_random_change_that_the_schema_refuses_the_config_refuses_too(path):
+    assert _check_schema(to_dict(load_config(path)), range(400)) > 100
+
+
+@pytest.mark.slow
+def test_many_random_changes_that_the_schema_refuses_the_config_refuses_too(path):
+    assert _check_schema(to_dict(load_config(path)), range(400, 4000)) > 1000
 
 
 @pytest.mark.slow
