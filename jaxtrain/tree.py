@@ -6,7 +6,7 @@ In: pytrees. Out: pytrees: choices by seed, unknown values, comparisons of struc
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -163,6 +163,18 @@ def _nonbatchable_rule(axis_size: int, in_batched: list[bool], x: jax.Array) -> 
     if in_batched[0]:
         raise TypeError("a condition of the loop differs between seeds: it has to be one of all of them")
     return x, False
+
+
+def traced_once(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The same, traced once for all arguments of one form: JAX keeps what it has traced of a jitted one."""
+    jitted = jax.jit(function, inline=True)
+
+    def call(*args: Any) -> Any:
+        # In the rule of a `custom_vmap` an empty mesh stands for none: all would be traced again.
+        with jax.sharding.use_abstract_mesh(jax.sharding.get_abstract_mesh()):
+            return jitted(*args)
+
+    return call
 
 
 class Packing:

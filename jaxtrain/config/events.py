@@ -14,7 +14,7 @@ from typing import Any
 
 import jax
 
-from jaxtrain.config import field
+from jaxtrain.config import field, fragment
 from jaxtrain.config.field import Items, Params, from_list, is_number
 from jaxtrain.config.registry import EVENTS, HOOKS, load_object
 from jaxtrain.errors import MISSING, ConfigError, Fault, Named, Problem, nearest
@@ -26,6 +26,7 @@ TAKES = {
     "step": ("key", "state", "params"),
 }
 OWN = "non_finite"  # the loop's own records
+RUN = fragment.named(EVENTS)
 
 
 def params(help: str, *, leaf: bool = True) -> Any:
@@ -42,7 +43,7 @@ def params(help: str, *, leaf: bool = True) -> Any:
             raise ConfigError(problems)
         return made
 
-    return field.custom(Params, read, "MAPPING", leaf=leaf, help=help)
+    return field.custom(Params, read, "MAPPING", leaf=leaf, accepts=fragment.MAPPING, help=help)
 
 
 @dataclass(frozen=True)
@@ -109,7 +110,11 @@ class EventConfig:
 
     name: str = field.text("", help="what its records are called")
     run: Any = field.custom(
-        "", _read_run, "NAME", help="a stock event or package.module:function; unset: name"
+        "",
+        _read_run,
+        "NAME",
+        accepts={"anyOf": [RUN, {"const": ""}]},
+        help="a stock event or package.module:function; unset: name",
     )
     on: str = field.choice("update", tuple(TAKES), help="the loop, or inside each environment")
     every: int | None = field.integer(None, low=1, help="env steps between two firings")
@@ -117,7 +122,12 @@ class EventConfig:
     startup: bool = field.flag(False, help="fire before the first update")
     finish: bool = field.flag(False, help="fire after the last update")
     when: Any = field.custom(
-        None, _read_predicate, "TEXT", optional=True, help="'metric > number' or package.module:function"
+        None,
+        _read_predicate,
+        "TEXT",
+        optional=True,
+        accepts={"type": "string", "pattern": r":|^\s*\S+\s+[<>]\s+\S+\s*$"},
+        help="'metric > number' or package.module:function",
     )
     once: bool = field.flag(False, help="with `when`: fire a single time for each seed")
     every_steps: tuple[int, ...] = field.integers(
@@ -259,4 +269,9 @@ def _read_events(value: Any) -> Items:
 
 def events() -> Any:
     """A field with a list of events."""
-    return field.custom((), _read_events, "LIST", leaf=True, help="see `jaxtrain list events`")
+    # Without `run` the name says what runs.
+    either = {"anyOf": [{"required": ["run"]}, {"properties": {"name": RUN}}]}
+    accepted = fragment.listed({"allOf": [EventConfig, either]})
+    return field.custom(
+        (), _read_events, "LIST", leaf=True, accepts=accepted, help="see `jaxtrain list events`"
+    )

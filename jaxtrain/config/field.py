@@ -22,6 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
+from jaxtrain.config import fragment
 from jaxtrain.config import rate as rates
 from jaxtrain.config.number import as_float, as_number, is_array, same
 from jaxtrain.config.rate import RateSchedule
@@ -92,6 +93,7 @@ class Field:
     leaf: bool = False  # has pytree leaves in it
     config: type[Any] | None = None  # of a nested one
     anneal: str | None = None  # of a rate: the flag by which the algorithm moves a number
+    accepts: Any = fragment.ANYTHING  # of what a file has there, as JSON Schema
 
 
 def _bounds(low: float | None, high: float | None, above: float | None = None) -> str:
@@ -115,7 +117,7 @@ def _make(default: Any, field: Field, optional: bool) -> Any:
             unset = value is None or (isinstance(value, str) and value.lower() in ("none", "null"))
             return None if unset else read(value)
 
-        field = dataclasses.replace(field, read=read_optional)
+        field = dataclasses.replace(field, read=read_optional, accepts=fragment.optional(field.accepts))
     metadata = {"field": field}
     if callable(default):
         return dataclasses.field(default_factory=default, metadata=metadata)
@@ -164,7 +166,8 @@ def rate(
     def read(value: Any) -> Any:
         return rates.read(value, number) if rates.is_schedule(value) else number(value)
 
-    field = Field(read, "FLOAT|SCHEDULE", help, leaf=True, anneal=anneal)
+    accepted = fragment.rate(fragment.number(low, high, above))
+    field = Field(read, "FLOAT|SCHEDULE", help, leaf=True, anneal=anneal, accepts=accepted)
     return _make(default, field, default is None)
 
 
@@ -193,7 +196,8 @@ def integer(
             raise Fault(f"{rule}; the nearest is {near}")
         return near
 
-    return _make(default, Field(read, "INT", help), optional or default is None)
+    field = Field(read, "INT", help, accepts=fragment.number(low, high, whole=True))
+    return _make(default, field, optional or default is None)
 
 
 def static_float(default: float, *, help: str = "") -> Any:
@@ -205,7 +209,7 @@ def static_float(default: float, *, help: str = "") -> Any:
             raise Fault("needs a number")
         return number
 
-    return _make(default, Field(read, "FLOAT", help), False)
+    return _make(default, Field(read, "FLOAT", help, accepts=fragment.number()), False)
 
 
 def integers(default: tuple[int, ...], *, low: int = 0, high: int | None = None, help: str = "") -> Any:
@@ -220,7 +224,7 @@ def integers(default: tuple[int, ...], *, low: int = 0, high: int | None = None,
             raise Fault(f"needs a list of ints {_bounds(low, high)}")
         return whole
 
-    return _make(tuple(default), Field(read, "INT,INT,…", help), False)
+    return _make(tuple(default), Field(read, "INT,INT,…", help, accepts=fragment.integers(low, high)), False)
 
 
 def flag(default: bool, *, help: str = "") -> Any:
@@ -234,7 +238,7 @@ def flag(default: bool, *, help: str = "") -> Any:
             return words[value.lower()]
         raise Fault("needs true or false")
 
-    return _make(default, Field(read, "BOOL", help), False)
+    return _make(default, Field(read, "BOOL", help, accepts=fragment.flag(*words)), False)
 
 
 def choice(default: str, options: tuple[str, ...], *, help: str = "") -> Any:
@@ -249,7 +253,7 @@ def choice(default: str, options: tuple[str, ...], *, help: str = "") -> Any:
             raise Fault(f"needs one of {', '.join(options)}{near}")
         return value
 
-    return _make(default, Field(read, "|".join(options), help), False)
+    return _make(default, Field(read, "|".join(options), help, accepts=fragment.choice(options)), False)
 
 
 def text(default: str | None, *, optional: bool = False, help: str = "") -> Any:
@@ -260,7 +264,7 @@ def text(default: str | None, *, optional: bool = False, help: str = "") -> Any:
             raise Fault("needs a text of 1 to 200 printable characters")
         return value
 
-    return _make(default, Field(read, "TEXT", help), optional or default is None)
+    return _make(default, Field(read, "TEXT", help, accepts=fragment.NAME), optional or default is None)
 
 
 def custom(
@@ -271,9 +275,14 @@ def custom(
     leaf: bool = False,
     optional: bool = False,
     help: str = "",
+    accepts: Any = fragment.ANYTHING,
 ) -> Any:
-    """A field with a reader of its own; it raises `Fault` or `ConfigError`."""
-    return _make(default, Field(read, kind, help, leaf), optional)
+    """A field with a reader of its own; it raises `Fault` or `ConfigError`.
+
+    Args:
+      accepts: what of a file `read` takes, see `fragment.py`; it may take less.
+    """
+    return _make(default, Field(read, kind, help, leaf, accepts=accepts), optional)
 
 
 def given(what: str, *methods: str, help: str = "") -> Any:
@@ -288,12 +297,12 @@ def given(what: str, *methods: str, help: str = "") -> Any:
             raise Fault(f"needs {what}, given from Python; it has no {', '.join(missing)}{hint}")
         return value
 
-    return _make(None, Field(read, "", help), optional=True)
+    return _make(None, Field(read, "", help, accepts=False), optional=True)
 
 
 def nested(cls: type[Any], *, optional: bool = False, help: str = "") -> Any:
     """Another config; a mapping is read as one."""
-    field = Field(lambda value: from_mapping(cls, value), "", help, leaf=True, config=cls)
+    field = Field(lambda value: from_mapping(cls, value), "", help, leaf=True, config=cls, accepts=cls)
     return _make(None if optional else cls, field, optional)
 
 

@@ -18,7 +18,7 @@ import jax
 import yaml
 
 from jaxtrain.config import events as event_config
-from jaxtrain.config import experiments, field, modules
+from jaxtrain.config import experiments, field, fragment, modules
 from jaxtrain.config import yaml as files
 from jaxtrain.config.events import EventConfig
 from jaxtrain.config.field import Params, from_list, from_mapping
@@ -71,6 +71,7 @@ class CheckpointConfig:
         AUTO,
         _metric,
         "TEXT",
+        accepts=fragment.TEXT | {"type": ["string", "null"]},
         help=f"metric whose best checkpoint stays; {AUTO}: {BEST}, if evaluated; {NONE}: of none",
     )
     best_mode: str = field.choice("max", ("max", "min"), help="whether more of it is better, or less")
@@ -78,7 +79,11 @@ class CheckpointConfig:
         10, low=1, help="within this a signal is answered, or after the update and evaluation under way"
     )
     signals: tuple[str, ...] = field.custom(
-        (), _read_signals, "NAME,NAME", help="that save and leave besides INT, TERM and HUP: USR1, USR2"
+        (),
+        _read_signals,
+        "NAME,NAME",
+        accepts=fragment.listed(fragment.words("", *SIGNALS, *(f"SIG{s}" for s in SIGNALS)), text=True),
+        help="that save and leave besides INT, TERM and HUP: USR1, USR2",
     )
 
 
@@ -92,11 +97,18 @@ def _read_env(value: Any) -> Any:
 class EnvConfig:
     """The environment and how many copies of it step in lockstep."""
 
-    id: Any = field.custom("CartPole-v1", _read_env, "ID", help="a gymnax id or package.module:name")
+    id: Any = field.custom(
+        "CartPole-v1", _read_env, "ID", accepts=fragment.STRING, help="a gymnax id or package.module:name"
+    )
     num_envs: int = field.integer(64, low=1, high=field.INT32, help="environments stepped in lockstep, B")
     params: Params = event_config.params("overrides of the environment's parameters, such as {gravity: 9.8}")
 
 
+# What rollouts and evaluations say of themselves.
+RESERVED = (
+    *("return_mean", "return_std", "return_min", "return_max", "length_mean", "episodes", "episodes_cut"),
+    *("returns", "lengths"),
+)
 REDUCTIONS = ("mean", "sum", "max", "last", "episode")
 
 
@@ -114,8 +126,10 @@ def _read_source(value: Any) -> Any:
 class StatisticConfig:
     """A number computed from every transition and reduced on the device."""
 
-    name: str = field.text("")
-    source: Any = field.custom("", _read_source, "NAME", help="an entry of info, or package.module:function")
+    name: str = field.text("", help="its metrics are rollout/NAME and evaluation/NAME")
+    source: Any = field.custom(
+        "", _read_source, "NAME", accepts=fragment.TEXT, help="an entry of info, or package.module:function"
+    )
     reduction: str = field.choice("mean", REDUCTIONS, help="over the update's steps, or per finished episode")
 
 
@@ -125,6 +139,8 @@ def _read_statistics(value: Any) -> tuple[StatisticConfig, ...]:
         raise Fault("needs a list of {name, source, reduction}")
     if len({s.name for s in made}) < len(made):
         raise Fault("needs a different name for each statistic")
+    if own := [s.name for s in made if s.name in RESERVED]:
+        raise Fault(f"{own[0]!r} is the library's own; needs another name")
     return made
 
 
@@ -148,12 +164,20 @@ class LoggingConfig:
         None, low=0, help="env steps between two; unset: a hundredth of the run, 0: never"
     )
     sinks: tuple[str, ...] = field.custom(
-        ("console", "jsonlines", "tensorboard"), _read_sinks, "NAME,NAME,…", help="for the command line"
+        ("console", "jsonlines", "tensorboard"),
+        _read_sinks,
+        "NAME,NAME,…",
+        accepts=fragment.listed({"enum": [*SINKS]}, text=True),
+        help="for the command line",
     )
     wandb: Params = event_config.params("of the sink: project, mode, seeds, group, name", leaf=False)
     tensorboard: Params = event_config.params("of the sink: seeds", leaf=False)
     statistics: tuple[StatisticConfig, ...] = field.custom(
-        (), _read_statistics, "LIST", help="more rollout statistics, each {name, source, reduction}"
+        (),
+        _read_statistics,
+        "LIST",
+        accepts=fragment.listed(StatisticConfig),
+        help="more statistics of rollouts and evaluations, each {name, source, reduction}",
     )
 
     def rules(self) -> list[Problem]:
@@ -197,6 +221,7 @@ class EvaluationConfig:
         "MAPPING",
         leaf=True,
         optional=True,
+        accepts={"allOf": [EnvConfig, {"required": ["id"]}]},
         help="unset: the training environment",
     )
     events: tuple[Any, ...] = event_config.events()  # hooks of the evaluation environments
@@ -275,7 +300,8 @@ def _read_algorithm(value: Any) -> Any:
     return value
 
 
-def _default_algorithm() -> Any:
+def default_algorithm() -> Any:
+    """PPO as it is where nothing else is said."""
     return load_object(ALGORITHMS["ppo"])()
 
 
@@ -284,7 +310,7 @@ class Config:
     """A whole run. Every field has a default; the defaults train CartPole with PPO."""
 
     env: EnvConfig = field.nested(EnvConfig)
-    algorithm: Any = field.custom(_default_algorithm, _read_algorithm, "", leaf=True)
+    algorithm: Any = field.custom(default_algorithm, _read_algorithm, "", leaf=True)
     total_env_steps: int = field.integer(1_048_576, low=1, help="summed over the environments of one seed")
     anneal_env_steps: int | None = field.integer(
         None, low=1, help="env steps over which rates anneal, then to stay as they are; unset: the whole run"
@@ -439,27 +465,3 @@ def to_dict(config: Config) -> dict[str, Any]:
 def dump(config: Config) -> str:
     """The resolved config as YAML; `load_config` reads it back as an equal one."""
     return yaml.safe_dump(to_dict(config), sort_keys=False, allow_unicode=True)
-
-
-def describe(cls: type[Any] = Config, algorithm: type[Any] | None = None) -> list[tuple[str, str, Any, str]]:
-    """Every field that a file or a command line can set: its path, what to write, its default, what it is.
-
-    Args:
-      cls: of the config.
-      algorithm: of its algorithm; unset, the default one.
-    """
-    rows: list[tuple[str, str, Any, str]] = []
-    for f in dataclasses.fields(cls):
-        spec: field.Field = f.metadata.get("field") or field.Field(lambda value: value, "VALUE")
-        inner = spec.config
-        if f.default_factory is _default_algorithm:
-            inner = algorithm or type(_default_algorithm())
-        if inner is not None:
-            rows += [
-                (f"{f.name}.{path}", kind, default, help) for path, kind, default, help in describe(inner)
-            ]
-        elif spec.kind:
-            made = f.default is MISSING and f.default_factory is not MISSING
-            default = f.default_factory() if made else f.default  # type: ignore[misc]
-            rows.append((f.name, spec.kind, "none" if default is MISSING else default, spec.help))
-    return rows

@@ -27,7 +27,7 @@ from jaxtrain.loop.policy import Policy
 from jaxtrain.loop.rollout import Collector
 from jaxtrain.loop.state import ABANDONED, AXES, NON_FINITE, RUNNING, TrainState, shared_clock
 from jaxtrain.random import as_key, stream
-from jaxtrain.tree import nonbatchable, unknown, where
+from jaxtrain.tree import nonbatchable, traced_once, unknown, where
 from jaxtrain.types import Algorithm, Key, Metrics, PyTree, Report
 
 History: TypeAlias = dict[str, dict[str, jax.Array]]  # event -> metric -> [marks, (S,) ...]
@@ -61,21 +61,11 @@ class Trainer:
         self.events, self.hooks = parts.events, parts.hooks
         self.num_updates, self.env_steps_per_update = parts.num_updates, parts.env_steps_per_update
 
-        # Each is traced once, however often the loop is: JAX keeps what it has traced of a jitted one.
-        def once(function: Callable[..., Any]) -> Callable[..., Any]:
-            jitted = jax.jit(function, inline=True)
-
-            def call(*args: Any) -> Any:
-                # In the rule of a `custom_vmap` an empty mesh stands for none: all would be traced again.
-                with jax.sharding.use_abstract_mesh(jax.sharding.get_abstract_mesh()):
-                    return jitted(*args)
-
-            return call
-
-        self._init_one = once(lambda rates, key: self._first(rates, key))
-        self._update_one = once(lambda state: update.update(parts, state))
-        self._run_one = {event.name: once(partial(self._run_event, event)) for event in self.events}
-        self._evaluate_one = once(lambda state, key: update.evaluation(parts, None, state, key))
+        # Each is traced once, however often the loop is.
+        self._init_one = traced_once(lambda rates, key: self._first(rates, key))
+        self._update_one = traced_once(lambda state: update.update(parts, state))
+        self._run_one = {event.name: traced_once(partial(self._run_event, event)) for event in self.events}
+        self._evaluate_one = traced_once(lambda state, key: update.evaluation(parts, None, state, key))
 
     @property
     def timetable(self) -> dict[str, tuple[int, ...]]:
@@ -142,7 +132,12 @@ class Trainer:
         return self.scan(shared_clock(state), None, num_updates, None)[0]
 
     def evaluate(
-        self, state: TrainState, key: Key | None = None, settings: EvaluationConfig | None = None
+        self,
+        state: TrainState,
+        key: Key | None = None,
+        settings: EvaluationConfig | None = None,
+        *,
+        by_episode: bool = False,
     ) -> Report:
         """Complete episodes with the current policy.
 
@@ -150,6 +145,7 @@ class Trainer:
           state: one seed or many; `key` likewise.
           key: left out, that of the run's own evaluations, so that the number equals the one logged.
           settings: instead of `config.evaluation`.
+          by_episode: whether the report also has the `returns` and `lengths` of each episode, [(S), K].
 
         Returns:
           See `jaxtrain.loop.evaluate.evaluate`.
@@ -158,7 +154,8 @@ class Trainer:
         one, seeded = self._evaluate_one, state.key.ndim == 1
         if settings is not None:
             one = partial(update.evaluation, self._parts, settings)
-        return self._each(one, update.learning(state), key, seeded=seeded, axes=(AXES, 0), out_axes=0)
+        report, each = self._each(one, update.learning(state), key, seeded=seeded, axes=(AXES, 0), out_axes=0)
+        return report | each if by_episode else report
 
     def evaluation_key(self, state: TrainState, name: str = "evaluation") -> Key:
         """The same at every evaluation of that name, apart for every seed."""

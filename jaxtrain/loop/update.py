@@ -23,7 +23,7 @@ from jaxtrain.events.event import Event, OnReset, OnStep, own_report
 from jaxtrain.loop import hooks
 from jaxtrain.loop.adopt import adopted
 from jaxtrain.loop.build import Parts, bound, part_of
-from jaxtrain.loop.evaluate import evaluate
+from jaxtrain.loop.evaluate import evaluate, told
 from jaxtrain.loop.hyper import Rates
 from jaxtrain.loop.rollout import Collector, Episodes, RolloutState
 from jaxtrain.loop.state import RUNNING, TrainState
@@ -275,13 +275,20 @@ def fired(event: Event) -> str:
     return f"{event.name}/fired"
 
 
-def evaluation(parts: Parts, settings: EvaluationConfig | None, state: TrainState, key: Key) -> Report:
-    """Complete episodes with the policy of one seed; `settings` instead of the run's own."""
+def evaluation(
+    parts: Parts, settings: EvaluationConfig | None, state: TrainState, key: Key
+) -> tuple[Report, Report]:
+    """Complete episodes with the policy of one seed; `settings` instead of the run's own.
+
+    Returns:
+      The report, and what it is of each episode, see `jaxtrain.loop.evaluate.evaluate`.
+    """
     config = parts.config_at(state.hyper)
     algorithm = parts.algorithm(state.hyper, state.clock)
     settings = config.evaluation if settings is None else settings
     place = settings.env or config.env
     env, parts_there = envs.make(place.id), [bound(p, p.params) for p in map(part_of, settings.events)]
+    params = envs.params(env, place.params)
     collector = Collector(
         env=env,
         num_envs=settings.num_episodes,
@@ -289,7 +296,8 @@ def evaluation(parts: Parts, settings: EvaluationConfig | None, state: TrainStat
         carry=algorithm.carry,
         on_reset=tuple(hook for hook in parts_there if isinstance(hook, OnReset)),
         on_step=tuple(hook for hook in parts_there if isinstance(hook, OnStep)),
+        statistics=told(env, params, parts.statistics) if settings.env else parts.statistics,
     )
     policy = (algorithm.policy if settings.greedy else algorithm.sample)(state.agent, state.clock)
-    params = envs.batch(envs.params(env, place.params), settings.num_episodes)
-    return evaluate(collector, policy, params, key, max_episode_steps=settings.max_episode_steps)
+    batch = envs.batch(params, settings.num_episodes)
+    return evaluate(collector, policy, batch, key, max_episode_steps=settings.max_episode_steps)

@@ -198,7 +198,8 @@ def observation_names(help: str) -> Any:
             raise Fault("needs a list of names")
         return tuple(dict.fromkeys(value))
 
-    return field.custom((), read, "NAME,NAME,…", help=help)
+    accepts = {"type": ["array", "string"], "items": {"type": "string"}}
+    return field.custom((), read, "NAME,NAME,…", accepts=accepts, help=help)
 
 
 def problems(

@@ -28,7 +28,8 @@ class Evaluated(NamedTuple):
     saved: LoadedRun  # the checkpoint; of one member as a single run has it
     members: tuple[int, ...]
     settings: EvaluationConfig  # `env` is where the episodes were
-    report: dict[str, np.ndarray]  # as of `Trainer.evaluate`, [M] of several members
+    # As of `Trainer.evaluate`, [M] of several members; `returns` and `lengths` of each episode, [(M), K].
+    report: dict[str, np.ndarray]
 
 
 def evaluate_run(
@@ -71,7 +72,7 @@ def evaluate_run(
         keys = [jax.random.fold_in(jax.random.key(seed), member) for member in everyone]
         key = jax.numpy.stack(keys) if len(keys) > 1 else keys[0]
     # All of them even for one: alone its roundings would be others, and so in the end its episodes.
-    evaluate = jax.jit(lambda state, key: saved.trainer.evaluate(state, key, settings))
+    evaluate = jax.jit(lambda state, key: saved.trainer.evaluate(state, key, settings, by_episode=True))
     of_all = {name: np.asarray(value) for name, value in evaluate(saved.state, key).items()}
     place = settings.env or saved.trainer.config.env
     settings = dataclasses.replace(settings, env=place)

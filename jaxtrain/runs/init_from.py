@@ -7,9 +7,11 @@ says and the arrays' names and shapes: its config need not make a run here, so t
 
 from __future__ import annotations
 
+import dataclasses
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,6 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxtrain.config.schema import to_dict
+from jaxtrain.config.yaml import name_of
 from jaxtrain.errors import MISSING, ConfigError, Problem
 from jaxtrain.loop import adopt
 from jaxtrain.loop.state import NON_FINITE
@@ -260,9 +263,7 @@ def _differing(manifest: Mapping[str, Any], trainer: Trainer) -> list[Problem]:
         found = [Problem("algorithm.name", algorithm["name"], f"the other run has {theirs['name']!r}")]
     else:
         new, old = _flat(algorithm), _flat(theirs)
-        own = (
-            n for n, x in vars(trainer.config.algorithm).items() if hasattr(x, "init") and hasattr(x, "apply")
-        )
+        own = (n for n, x in vars(trainer.config.algorithm).items() if _is_module(x))
         meaning = {*MEANING, *MODULES, *own}
         found = [
             Problem(f"algorithm.{name}", new[name], f"the other run has {old[name]!r}")
@@ -276,6 +277,41 @@ def _differing(manifest: Mapping[str, Any], trainer: Trainer) -> list[Problem]:
         if new != old:
             found.append(Problem(f"env: space of {name}", MISSING, f"is {new}, in the other run {old}"))
     return found
+
+
+def not_told_apart(algorithm: Any) -> list[str]:
+    """A sentence for each module of an algorithm of which two that differ may be described alike.
+
+    A function is described by its name and an object of a class by that of the class: of a lambda, of a
+    function made inside another, or of a bare object, nobody can tell whether it is that of the other run.
+    """
+    found = {name: [*_nameless(x, name)] for name, x in vars(algorithm).items() if _is_module(x)}
+    return [
+        f"of algorithm.{name} the description does not tell {' and '.join(parts)} from another function or "
+        "object: see to it that it is that of the other run. A function of a module's own has a name"
+        for name, parts in found.items()
+        if parts
+    ]
+
+
+def _is_module(value: Any) -> bool:
+    return hasattr(value, "init") and hasattr(value, "apply")
+
+
+def _nameless(value: Any, path: str) -> Iterator[str]:
+    """Where in a module, by dotted names, there is what a description does not tell apart."""
+    if isinstance(value, partial):
+        value = value.func  # its arguments are described
+    if dataclasses.is_dataclass(value):
+        for f in dataclasses.fields(value):
+            inner = getattr(value, f.name, None)
+            if inner is not f.default:  # which the class's own code says
+                yield from _nameless(inner, f"{path}.{f.name}")
+    elif isinstance(value, Mapping | list | tuple):
+        for key, inner in value.items() if isinstance(value, Mapping) else enumerate(value):
+            yield from _nameless(inner, f"{path}.{key}")
+    elif (callable(value) or type(value).__repr__ is object.__repr__) and name_of(value) is None:
+        yield path
 
 
 def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

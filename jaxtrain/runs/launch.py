@@ -35,6 +35,7 @@ from jaxtrain.runs.init_from import (
     Take,
     check_same_source,
     described_spaces,
+    not_told_apart,
     open_source,
     open_source_again,
     requested,
@@ -161,9 +162,11 @@ def _source_again(run: RunDirectory, run_plan: RunPlan, request: Request | None)
 
 def _beginning_from(source: Source, run_plan: RunPlan, events: Sequence[Part]) -> RunPlan:
     """A run that has not begun, with what it takes of another."""
-    taken, sentence = take_from(source, Trainer(run_plan.config, events), run_plan.seeds)
+    trainer = Trainer(run_plan.config, events)
+    taken, sentence = take_from(source, trainer, run_plan.seeds)
     about, news = {**run_plan.about, "init_from": source.record}, [*run_plan.news, sentence]
-    return replace(run_plan, about=about, news=news, taken=taken)
+    notes = [*run_plan.notes, *not_told_apart(trainer.config.algorithm)]
+    return replace(run_plan, about=about, notes=notes, news=news, taken=taken)
 
 
 def _run(

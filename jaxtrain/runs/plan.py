@@ -6,7 +6,7 @@ In: a config. Out: text. Compiles the program for its memory, and runs nothing.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -67,9 +67,13 @@ def _images(trainer: Trainer) -> list[str]:
     ]
 
 
-def _env_steps(updates: Iterable[int], per: int) -> str:
-    at = [f"{u * per:,}" for u in updates]
-    return " ".join(at if len(at) <= 6 else [*at[:3], "…", *at[-2:]])
+def _env_steps(updates: Sequence[int], per: int) -> str:
+    """The first and the last of them; there may be millions."""
+    few = len(updates) <= 6
+    first, last = (updates, ()) if few else (updates[:3], updates[-2:])
+    return " ".join(
+        [*(f"{u * per:,}" for u in first), *([] if few else ["…"]), *(f"{u * per:,}" for u in last)]
+    )
 
 
 def _checkpoints(trainer: Trainer, settings: CheckpointConfig) -> list[str]:

@@ -14,7 +14,7 @@ import numpy as np
 
 from jaxtrain.loop.state import TrainState
 from jaxtrain.loop.trainer import History
-from jaxtrain.tree import is_in_place
+from jaxtrain.tree import is_in_place, unknown
 from jaxtrain.types import PyTree
 
 Timetable = Mapping[str, Sequence[int]]
@@ -61,11 +61,15 @@ def from_arrays(
         marks that are in both are carried over; others of this program say nothing yet.
 
     Raises:
-      Mismatch: a line for every array that is of another shape or dtype, missing, or too many.
+      Mismatch: a line for every array that is of another shape or dtype, missing (but for metrics, which are
+        unknown then), or too many.
     """
     wanted = {name: words(x) for name, x in names(state, "state")}
     given = {name: x for name, x in held.items() if name.startswith("state")}
     lines: list[str] = []
+    # A metric is unknown until it is told: an earlier version may have had fewer of them.
+    later = [name for name in wanted.keys() - given.keys() if name.startswith("state.metrics[")]
+    given |= {name: np.asarray(unknown(wanted[name])) for name in later}
     for name in sorted(wanted.keys() | given.keys()):
         old = described(given[name]) if name in given else "nothing"
         new = described(wanted[name]) if name in wanted else "nothing"
@@ -75,7 +79,7 @@ def from_arrays(
         raise Mismatch("\n".join(lines))
 
     def leaf(path: Any, x: Any) -> jax.Array:
-        return _typed(held["state" + jax.tree_util.keystr(path)], x)
+        return _typed(given["state" + jax.tree_util.keystr(path)], x)
 
     def rows(path: Any, x: Any) -> jax.Array:
         name, event = "history" + jax.tree_util.keystr(path), path[0].key

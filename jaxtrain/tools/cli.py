@@ -10,10 +10,12 @@ import argparse
 import importlib
 import inspect
 import io
+import json
 import logging
 import os
 import signal
 import sys
+import textwrap
 import warnings
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager, suppress
@@ -25,51 +27,33 @@ from jaxtrain import signals
 from jaxtrain.config import experiments, modules
 from jaxtrain.config import schema as configs
 from jaxtrain.config import yaml as files
+from jaxtrain.config.describe import json_schema
 from jaxtrain.config.registry import ALGORITHMS, EVENTS, SINKS, load_object
 from jaxtrain.errors import MISSING, ConfigError, ContractError, Problem, nearest, shown
 from jaxtrain.loop.trainer import Trainer
 from jaxtrain.runs.resume import MAY_CHANGE
 from jaxtrain.sinks.base import REPLACING
-from jaxtrain.tools import commands, fields, output, short
+from jaxtrain.tools import commands, fields, help, output, short
 
-FILE = "a YAML file, or an experiment: jaxtrain list experiments"
+FILE = "a YAML file, or one of: jaxtrain list experiments"
 COMMANDS = ("train", "resume", "runs", "evaluate", "verify", "plan", "config", "list")
 RUNNING = ("train", "resume", "evaluate", "plan", "config")  # what a config names; `verify --replay` too
+HELPED = ("train", "plan", "config")  # whose help is of the fields of a config, too
 # What a command takes besides fields of the config.
 OPTIONS = {
     "train": ("seed", "num-seeds", "out", "resume", "init-from", "take", "no-cache"),
     "resume": ("members", "out", "no-cache"),
     "evaluate": ("members", "which", "num-episodes", "sampled", "seed", "json"),
     "plan": (),
-    "config": (),
+    "config": ("schema",),
 }
-EPILOG = """\
-A field of the config is set by its name with dashes; without FILE, the others have their defaults:
-
-  jaxtrain train cartpole_ppo --algorithm.learning-rate 3e-4 --env.num-envs 128
-  jaxtrain train --env.id CartPole-v1
-
-The modules that FILE names are imported, also to plan and to list its fields: read a stranger's file first.
-With FILE, or --algorithm.name NAME, --help lists the fields of that algorithm, one of your own as well.
-
-A FLOAT|SCHEDULE is a number, or moves with the env steps done; `over` unset is the whole run:
-
-  {schedule: linear, from: 1e-3, to: 0, over: 1e6}
-  {schedule: cosine, from: 1e-3, to: 0, over: 1e6, warmup: 1e4}
-  {schedule: piecewise, values: [1e-3, 1e-4], at: [5e5]}
-
-exit codes: 0 done, 2 a request that cannot be met (nothing was run or changed), 1 a failure (a seed whose
-agent or rollout is not finite, a log or a checkpoint that could not be written, a damaged checkpoint that
-`verify` finds), 128 + N stopped by signal N and saved: 130 SIGINT, 143 SIGTERM, 129 SIGHUP, with
---checkpoint.signals USR1,USR2 also 138 and 140; not saved if a second SIGINT or SIGTERM came
-"""
+_CHANGES = [f"--{name.replace('_', '-')}{'.…' if name == 'checkpoint' else ''}" for name in MAY_CHANGE]
 RESUMED = f"""\
-What may change:
+what may change:
+{textwrap.fill(", ".join(_CHANGES), 78)}
 
-  {", ".join(f"--{name.replace('_', '-')}" + (".…" if name == "checkpoint" else "") for name in MAY_CHANGE)}
-
-A run made longer keeps the rates that anneal at their final value; with --anneal-env-steps N they anneal
-over the first N env steps.
+A run made longer keeps the rates that anneal at their final value; with
+--anneal-env-steps N they anneal over the first N env steps.
 """
 
 
@@ -159,14 +143,14 @@ def _file_of(arguments: Sequence[str]) -> str | None:
         word = words.pop(0)
         if not word.startswith("-"):
             return word
-        if "=" not in word and word not in ("--no-cache", "-h", "--help"):
+        if "=" not in word and word not in ("--no-cache", "--schema", "-h", "--help"):
             words = words[1:]
     return None
 
 
 def _algorithm_of(arguments: Sequence[str]) -> type[Any] | None:
     """The class whose fields `--help` is to list: that of `--algorithm.name`, or of the file."""
-    if not {"-h", "--help"} & {*arguments}:
+    if not any(word.partition("=")[0] in help.ASKED for word in arguments):
         return None
     file = _file_of(arguments)
     raw = {} if file is None else _looked_at(file)
@@ -209,6 +193,9 @@ def _run(arguments: Sequence[str]) -> int:
         overrides = fields.overrides(rest, OPTIONS[options.command])
         if options.command in ("plan", "config") and options.file is not None:
             _looked_at(options.file)
+        if options.command == "config" and options.schema:
+            output.show(*_schema(options.file, overrides).split("\n"))
+            return 0
         if options.command == "config":
             made = Trainer(jaxtrain.load_config(options.file, overrides)).config
             output.show(*jaxtrain.dump(configs.resolved(made)).rstrip("\n").split("\n"))
@@ -229,6 +216,17 @@ def _run(arguments: Sequence[str]) -> int:
         return 2
 
 
+def _schema(file: str | None, overrides: Sequence[str]) -> str:
+    """The JSON Schema of a config file; with the fields of that algorithm, if a file or a field names one."""
+    raw = {} if file is None else _looked_at(file)
+    for word in overrides:
+        files.override(raw, word)
+    given = raw.get("algorithm")
+    name = given.get("name") if isinstance(given, dict) else None
+    more = {} if name is None or name in ALGORITHMS else {name: configs.algorithm_class(given)}
+    return json.dumps(json_schema(more), indent=1)
+
+
 def _conditions(overrides: Sequence[str]) -> dict[str, Any]:
     """The environment that episodes are asked for in, of what else a command line sets.
 
@@ -247,6 +245,8 @@ def _conditions(overrides: Sequence[str]) -> dict[str, Any]:
 
 def parsed(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     """The options of a command, and the words that are none: where it takes them, fields of the config."""
+    if arguments and arguments[0] in HELPED:
+        arguments = help.told(arguments)
     words = fields.joined(arguments) if arguments and arguments[0] in OPTIONS else arguments
     return _parser(_algorithm_of(arguments)).parse_known_args(words)
 
@@ -259,23 +259,26 @@ def _parser(algorithm: type[Any] | None) -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"jaxtrain {jaxtrain.__version__}")
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    epilog = f"{EPILOG}\nfields, with their defaults:\n{_fields(algorithm)}"
 
-    def add(name: str, help: str, usage: str, epilog: str | None = None) -> argparse.ArgumentParser:
-        return subparsers.add_parser(
+    def add(name: str, what: str, usage: str, epilog: str | None = None) -> argparse.ArgumentParser:
+        command = subparsers.add_parser(
             name,
-            help=help,
-            description=help,
-            epilog=epilog,
+            help=what,
+            description=what,
+            epilog=help.epilog() if name in HELPED else epilog,
             formatter_class=argparse.RawDescriptionHelpFormatter,
             allow_abbrev=False,
-            usage=f"jaxtrain {name} {usage}",
+            add_help=name not in HELPED,
+            usage=help.usage(name, usage),
         )
+        if name in HELPED:
+            help.add_to(command, algorithm)
+        return command
 
     some = "[FILE] [--field.name VALUE ...]"
     runs = "[--seed N] [--num-seeds S] [--out DIR] [--resume auto|never|must] [--no-cache]"
     other = "[--init-from RUN] [--take params|agent]"
-    train = add("train", "train, with live logs, in a directory of its own", f"{some} {runs} {other}", epilog)
+    train = add("train", "train, with live logs, in a directory of its own", f"{some} {runs} {other}")
     _train_arguments(train)
     again = add(
         "resume",
@@ -283,11 +286,7 @@ def _parser(algorithm: type[Any] | None) -> argparse.ArgumentParser:
         "DIR [--total-env-steps N] [--field.name VALUE ...] [--members I,J --out DIR] [--no-cache]",
         RESUMED,
     )
-    again.add_argument("directory", metavar="DIR", help="of the run")
-    again.add_argument(
-        "--members", "--member", type=_numbers, metavar="I,J", help="only these, in a directory of their own"
-    )
-    again.add_argument("--out", metavar="DIR", help="that directory")
+    _resume_arguments(again)
     for command in (train, again):
         command.add_argument("--no-cache", action="store_true", help="compile anew, keep nothing compiled")
     listing = add("runs", "list runs: state, progress, last return", "[DIR] [--json]")
@@ -304,14 +303,20 @@ def _parser(algorithm: type[Any] | None) -> argparse.ArgumentParser:
     verify.add_argument("directory", metavar="DIR", help="of the run")
     replay = "run the last interval again, compare the bits; imports what the run names"
     verify.add_argument("--replay", action="store_true", help=replay)
-    plan = add("plan", "say what a run would do; run nothing", some, epilog)
-    config = add("config", "print a config whole, every field with its value; run nothing", some, epilog)
-    for command in (plan, config):
-        command.add_argument("file", metavar="FILE", nargs="?", help=FILE)
+    plan = add("plan", "say what a run would do; run nothing", some)
+    whole = "print a config whole, every field with its value; run nothing"
+    _config_arguments(plan, add("config", whole, f"{some} [--schema]"))
     kinds = ("envs", "algorithms", "events", "sinks", "experiments")
     listed = add("list", "what there is to name in a config", "|".join(kinds))
     listed.add_argument("what", choices=kinds)
     return parser
+
+
+def _config_arguments(plan: argparse.ArgumentParser, config: argparse.ArgumentParser) -> None:
+    for command in (plan, config):
+        command.add_argument("file", metavar="FILE", nargs="?", help=FILE)
+    schema = "instead the JSON Schema of a config file, for editors"
+    config.add_argument("--schema", action="store_true", help=schema)
 
 
 def _train_arguments(train: argparse.ArgumentParser) -> None:
@@ -319,14 +324,21 @@ def _train_arguments(train: argparse.ArgumentParser) -> None:
     train.add_argument("--seed", type=_number, metavar="N", help="default 0")
     train.add_argument("--num-seeds", type=_number, metavar="S", help="agents trained at once, default 1")
     train.add_argument("--out", metavar="DIR", help="default runs/FILE-DATE-TIME")
-    how = "auto (default): go on if DIR holds this run; never, must: refuse if it does, does not"
-    train.add_argument("--resume", choices=("auto", "never", "must"), default="auto", help=how)
-    which = (
-        "a new run that begins from another: from its best checkpoint, the last if none is, or the one named"
+    how = "go on in DIR: auto (default), never, or must"
+    words = ("auto", "never", "must")
+    train.add_argument("--resume", choices=words, metavar="HOW", default="auto", help=how)
+    which = "begin a new run from the best checkpoint of another, or from RUN@last, RUN@ENV_STEPS"
+    train.add_argument("--init-from", metavar="RUN", help=which)
+    what = "of it: params (default), or agent, all but a replay"
+    train.add_argument("--take", choices=("params", "agent"), metavar="WHAT", help=what)
+
+
+def _resume_arguments(again: argparse.ArgumentParser) -> None:
+    again.add_argument("directory", metavar="DIR", help="of the run")
+    again.add_argument(
+        "--members", "--member", type=_numbers, metavar="I,J", help="only these, in a directory of their own"
     )
-    train.add_argument("--init-from", metavar="RUN[@best|last|ENV_STEPS]", help=which)
-    what = "of the other run: params (default), or agent: also normalizer, optimizer, targets; never a replay"
-    train.add_argument("--take", choices=("params", "agent"), help=what)
+    again.add_argument("--out", metavar="DIR", help="that directory")
 
 
 def _evaluate_arguments(evaluate: argparse.ArgumentParser) -> None:
@@ -355,15 +367,6 @@ def _numbers(text: str) -> list[int | str]:
     return [_number(word) for word in text.split(",")]
 
 
-def _fields(algorithm: type[Any] | None) -> str:
-    rows = [
-        (f"--{path.replace('_', '-')} {kind}", f"{help} [{default}]".strip())
-        for path, kind, default, help in configs.describe(algorithm=algorithm)
-    ]
-    width = min(44, max(len(left) for left, _ in rows))
-    return "\n".join(f"  {left:<{width}}  {right}" for left, right in rows)
-
-
 def listing(what: str) -> str:
     """The names of one kind, a line each."""
     if what == "envs":
@@ -388,7 +391,7 @@ def listing(what: str) -> str:
     own = "module:Class" if what == "algorithms" else "module:function"
     more = [f"{own:<16} one of your own, beside the config file, in the working directory, or installed"]
     if what == "algorithms":
-        more.append("\nfields of one: jaxtrain train --algorithm.name NAME --help")
+        more.append("\nfields of one: jaxtrain train --algorithm.name NAME --help algorithm")
     return "\n".join([*rows, *more])
 
 

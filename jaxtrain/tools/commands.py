@@ -22,6 +22,7 @@ from jaxtrain.config.number import whole, wholes
 from jaxtrain.config.schema import Config
 from jaxtrain.config.yaml import plain
 from jaxtrain.errors import MISSING, ConfigError, Problem, shown
+from jaxtrain.loop.evaluate import EPISODES
 from jaxtrain.loop.train import Result
 from jaxtrain.paths import as_path
 from jaxtrain.runs import directory as rundir
@@ -198,6 +199,7 @@ def evaluate(options: argparse.Namespace, env: Mapping[str, Any]) -> int:
         seed=options.seed,
         env=env,
     )
+    episodes = {name: report.pop(name) for name in EPISODES}
     env_steps, trainer = saved.manifest["env_steps"], saved.trainer
     if options.json:
         where: Any = plain(settings.env)
@@ -209,8 +211,8 @@ def evaluate(options: argparse.Namespace, env: Mapping[str, Any]) -> int:
             "sampled": not settings.greedy,
             "seed": options.seed,
         }
-        values = {name: entry(value) for name, value in report.items()}
-        output.show(json.dumps(made | {"values": values}, allow_nan=False))
+        values, each = ({name: entry(value) for name, value in x.items()} for x in (report, episodes))
+        output.show(json.dumps(made | {"values": values, **each}, allow_nan=False))
         return 0
     per = trainer.env_steps_per_update
     stopped = np.asarray(saved.state.stopped_at)
@@ -218,16 +220,17 @@ def evaluate(options: argparse.Namespace, env: Mapping[str, Any]) -> int:
     awake = trainer.num_updates if (stopped < 0).any() else stopped.max()
     told = [u for u in trainer.timetable.get("evaluation", ()) if u <= awake or u == trainer.num_updates]
     marks = [per * u for u in told if per * u <= env_steps]
-    output.show(f"checkpoint    {env_steps:,} env steps ({which})")
+    wide = max(14, *(len(shown(name)) + 2 for name in report))
+    output.show(f"{'checkpoint':<{wide}}{env_steps:,} env steps ({which})")
     logged = f"logged at {marks[-1]:,}" if marks else ""
-    output.show(f"{'':<14}{'now':<12}{logged:<26}{'each' if len(members) > 1 else ''}".rstrip())
+    output.show(f"{'':<{wide}}{'now':<12}{logged:<26}{'each' if len(members) > 1 else ''}".rstrip())
     for name, values in report.items():
         each = "" if values.ndim == 0 else ", ".join(f"{v:g}" for v in values)
         then = saved.state.metrics.get(f"evaluation/{name}") if marks else None
         if then is not None and len(members) > 1:
             then = np.asarray(then)[[saved.seeds.all.index(member) for member in members]]
         before = "" if then is None else _text(over_seeds(then))
-        output.show(f"{name:<14}{_text(over_seeds(values)):<12}{before:<26}{each}".rstrip())
+        output.show(f"{shown(name):<{wide}}{_text(over_seeds(values)):<12}{before:<26}{each}".rstrip())
     return 0
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from jaxtrain.config import schema as configs
+from jaxtrain.config.describe import describe
 from jaxtrain.errors import MISSING, ConfigError, Problem, nearest
 
 
@@ -60,7 +60,7 @@ def overrides(rest: Sequence[str], options: Sequence[str]) -> list[str]:
 
 
 def _heads() -> set[str]:
-    return {path.partition(".")[0] for path, *_ in configs.describe()}
+    return {path.partition(".")[0] for path, *_ in describe()}
 
 
 def _head(name: str) -> str:
@@ -78,7 +78,7 @@ def _unknown(name: str, options: Sequence[str]) -> str:
     """What is wrong with an option of that name, and what may have been meant."""
     if "members" in options and name in ("seed", "seeds", "num-seeds"):
         return "a run keeps the seeds that it has; --member I, or --members I,J, is some of them"
-    dashed = [path.replace("_", "-") for path, *_ in configs.describe()]
+    dashed = [path.replace("_", "-") for path, *_ in describe()]
     last = {path.rpartition(".")[2] for path in dashed}
     near = nearest(name, [*options, *last, *{path.partition(".")[0] for path in dashed}], few=0)
     meant = near.rpartition(" is ")[2].strip("'") or name

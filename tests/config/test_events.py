@@ -7,8 +7,8 @@ from types import SimpleNamespace
 import pytest
 
 from jaxtrain import ConfigError
+from jaxtrain.config.describe import describe
 from jaxtrain.config.events import EventConfig, MetricIs, function_of, misfits, takes
-from jaxtrain.config.schema import describe
 from jaxtrain.errors import Fault
 from jaxtrain.events.curriculum import curriculum
 from jaxtrain.events.randomize import randomize, randomize_at_reset

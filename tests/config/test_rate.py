@@ -164,7 +164,7 @@ def test_a_command_line_says_it_as_a_file_does(tmp_path):
 
 def test_help_says_what_a_rate_may_be(capsys):
     with pytest.raises(SystemExit):
-        main(["train", "--help"])
+        main(["train", "--help", "algorithm"])
     said = capsys.readouterr().out
     assert "--algorithm.learning-rate FLOAT|SCHEDULE" in said
     assert "{schedule: linear, from: 1e-3, to: 0, over: 1e6}" in said

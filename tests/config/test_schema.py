@@ -15,7 +15,8 @@ import yaml
 
 from jaxtrain import ConfigError, Event, OnReset, Trainer, dump, every, load_config
 from jaxtrain.algorithms.ppo import PPO
-from jaxtrain.config.schema import Config, EnvConfig, EvaluationConfig, describe, to_dict
+from jaxtrain.config.describe import describe
+from jaxtrain.config.schema import Config, EnvConfig, EvaluationConfig, to_dict
 from tests import configs
 from tests.helpers import Walk
 from tests.probes.envs import OneStep

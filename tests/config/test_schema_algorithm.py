@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from jaxtrain import Config, ConfigError
-from jaxtrain.config.schema import algorithm_class, describe
+from jaxtrain.config.describe import describe
+from jaxtrain.config.schema import algorithm_class
 from jaxtrain.rl import field
 from tests.helpers import Reinforce
 

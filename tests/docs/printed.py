@@ -155,11 +155,11 @@ def in_comments() -> Iterator[Command]:
                 yield from shell(str(path.relative_to(ROOT)), command, gpu)
 
 
-def help_of(*words: str) -> str:
-    """What `jaxtrain … --help` prints."""
+def help_of(*words: str, section: str | None = None) -> str:
+    """What `jaxtrain … --help` prints, or `--help SECTION`."""
     out = io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.suppress(SystemExit):
-        cli.main([*words, "--help"])
+        cli.main([*words, "--help", *([section] if section else [])])
     return out.getvalue()
 
 
@@ -171,6 +171,7 @@ def in_help() -> Iterator[Command]:
         yield from _lines_of(shlex.join(["jaxtrain", *words, "--help"]), text)
         for found in re.finditer(r": (jaxtrain \w+ \w+)$", text, re.M):
             yield from shell(shlex.join(["jaxtrain", *words, "--help"]), found[1])
+    yield from _lines_of("jaxtrain train --help all", help_of("train", section="all"))
     yield from _lines_of(
         "jaxtrain list algorithms", re.sub(r"^.*: ", "  ", cli.listing("algorithms"), flags=re.M)
     )

@@ -113,7 +113,16 @@ MUTANTS = (
         "kept = done & (rank <= WINDOW)",
     ),
     # ---- evaluation
-    Mutant("rewards after the end count", EVALUATE, "active & ~(counts & moment.done)", "active"),
+    Mutant("rewards after the end count", EVALUATE, "active & ~ended", "active"),
+    Mutant(
+        "what follows an episode counts in a statistic",
+        EVALUATE,
+        "s.name: jnp.where(counts, _later",
+        "s.name: jnp.where(counts | True, _later",
+    ),
+    Mutant(
+        "a statistic's maximum begins at 0", EVALUATE, "jnp.where(time == 0, now, ", "jnp.where(False, now, "
+    ),
     Mutant("last reward left out", EVALUATE, "where(counts, moment", "where(counts & ~moment.done, moment"),
     Mutant("cut episodes pass for finished ones", EVALUATE, "active.sum(", "(active & False).sum("),
     Mutant(

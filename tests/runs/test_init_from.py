@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from jaxtrain.config.schema import to_dict
 from jaxtrain.loop import adopt
 from jaxtrain.rl.networks import NetworkConfig
 from jaxtrain.runs import checkpoint, manager
-from jaxtrain.runs.init_from import Request, Source, open_source, take_from
+from jaxtrain.runs.init_from import Request, Source, not_told_apart, open_source, take_from
 from jaxtrain.runs.launch import launch
 from jaxtrain.runs.seeds import Seeds
 from jaxtrain.types import MultiDiscrete
@@ -312,6 +313,27 @@ def test_what_does_not_fit_has_a_line_for_each_difference(ppo, named):
     assert line == "env: space of observation: is MultiDiscrete(nvec=(5,)), in the other run Box of shape [1]"
     other = refused(config_of(algorithm=Targeted(), env=Counted()), source)
     assert [line.partition(" ")[0] for line in other] == ["algorithm.name", "env:"]
+
+
+class Bare:
+    def __call__(self, x):
+        return x
+
+
+def make(slope):
+    return lambda x: slope * x
+
+
+def test_a_module_whose_description_may_be_that_of_another_is_named_with_the_part():
+    for activation in (lambda x: x, make(2.0), Bare(), partial(make(2.0))):
+        (said,) = not_told_apart(tiny_ppo(policy_network=Own(activation), value_network=Own(nn.tanh, 1)))
+        assert "of algorithm.policy_network the description does not tell policy_network.activation" in said
+    inner = Own(Own(nn.Dense(4), make(1)))
+    (said,) = not_told_apart(tiny_ppo(policy_network=inner))
+    assert "tell policy_network.activation.num_outputs from" in said
+    for activation in (nn.relu, jnp.tanh, nn.Dense(4), partial(nn.leaky_relu, negative_slope=0.1)):
+        assert not_told_apart(tiny_ppo(policy_network=Own(activation))) == []
+    assert not_told_apart(tiny_ppo()) == [] == not_told_apart(Named())
 
 
 def test_seeds_that_do_not_match_or_have_stopped_are_refused_by_number(ppo):

@@ -11,7 +11,7 @@ from jaxtrain import ConfigError, Trainer
 from jaxtrain.rl import NetworkConfig
 from jaxtrain.runs import manager
 from jaxtrain.runs.launch import launch
-from jaxtrain.runs.plan import _images, plan
+from jaxtrain.runs.plan import _env_steps, _images, plan
 from jaxtrain.types import Box
 from tests.faults.processes import Drift
 from tests.helpers import Walk, tiny, tiny_ppo
@@ -70,3 +70,14 @@ def test_a_plan_says_whether_bytes_are_scaled(scaled, words):
     said = _images(Trainer(tiny(env=Pixels(), algorithm=tiny_ppo(network=network))))
     assert re.search(rf"^images +observations: uint8\[3, 3, 1\] of 0 to 255, {words}", "\n".join(said))
     assert _images(Trainer(tiny(algorithm=Drift()))) == _images(Trainer(tiny(algorithm=tiny_ppo()))) == []
+
+
+def test_marks_are_said_by_the_first_and_the_last_of_them_however_many_there_are():
+    assert (
+        _env_steps(range(7), 2) == "0 2 4 … 10 12"
+        and _env_steps((1, 2), 3) == "3 6"
+        and _env_steps((), 1) == ""
+    )
+    assert _env_steps(range(1, 10**15 + 1), 1000) == (
+        f"1,000 2,000 3,000 … {10**18 - 1000:,} {10**18:,}"  # a list of them would never end
+    )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any, NamedTuple
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -73,3 +75,18 @@ def test_an_array_that_does_not_fit_is_named_with_what_it_is_and_what_it_should_
     held = {f"state{name}": x for name, x in held.items()}
     with pytest.raises(snapshot.Mismatch, match=words):
         snapshot.from_arrays(held, other, {}, marks={}, old_marks={})
+
+
+class Told(NamedTuple):
+    metrics: dict[str, Any]
+
+
+def test_a_metric_that_an_earlier_version_did_not_have_is_unknown_and_one_too_many_is_named():
+    old = Told({"loss": jnp.ones(2)})
+    new = Told({"loss": jnp.zeros(2), "later": jnp.zeros(2), "count": jnp.ones(2, jnp.int32)})
+    held, none = snapshot.to_arrays(old, {}), {"marks": {}, "old_marks": {}}
+    found, _ = snapshot.from_arrays(held, new, {}, **none)
+    unknown = Told({"loss": jnp.ones(2), "later": jnp.full(2, jnp.nan), "count": jnp.zeros(2, jnp.int32)})
+    assert differing(found, unknown) == []
+    with pytest.raises(snapshot.Mismatch, match=r"metrics\['later'\]: the checkpoint has .* makes nothing"):
+        snapshot.from_arrays(snapshot.to_arrays(new._replace(metrics=unknown.metrics), {}), old, {}, **none)

@@ -77,6 +77,7 @@ def test_an_algorithm_that_breaks_the_contract_is_one_line_and_nothing_is_made(t
             "cartpole_pp: there is no such file; needs one of YAML, or the",
         ),
         (["train", "cartpole_pp"], "the nearest known is 'cartpole_ppo'"),
+        (["train", "--help", "optimizer"], "--help optimizer: no such section; there are env, algorithm,"),
         (["train", "--algorithm.name", "pppo", "--help"], "algorithm.name = 'pppo': no such algorithm"),
         (["evalute", "run"], "evalute: no such command; the nearest known is 'evaluate'"),
         (["train", "FILE", "--learning-rate", "1"], "there is --algorithm.learning-rate"),
@@ -203,9 +204,9 @@ def test_what_can_be_named_in_a_config_is_listed(what, name, capsys):
     assert name in capsys.readouterr().out
 
 
-def test_help_lists_every_field(capsys):
+def test_help_all_lists_every_field_and_says_how_one_is_set(capsys):
     with pytest.raises(SystemExit) as ended:
-        main(["train", "--help"])
+        main(["train", "--help", "all"])
     text = capsys.readouterr().out
     assert ended.value.code == 0
     for named in (
@@ -213,8 +214,9 @@ def test_help_lists_every_field(capsys):
         "--algorithm.learning-rate",
         "--evaluation.num-episodes",
         "--total-env-steps",
-        "--init-from RUN[@best|last|ENV_STEPS]",
-        "--take {params,agent}",
+        "jaxtrain train --env.id CartPole-v1",
+        "{schedule: linear, from: 1e-3, to: 0, over: 1e6}",
+        "exit codes: 0 done",
     ):
         assert named in text
 
@@ -222,9 +224,9 @@ def test_help_lists_every_field(capsys):
 @pytest.mark.parametrize(
     "arguments",
     [
-        ["train", str(ROOT / "examples" / "reinforce.yaml"), "--help"],
-        ["plan", "--help", "--num-seeds", "2", str(ROOT / "examples" / "reinforce.yaml")],
-        ["train", "FILE", "--algorithm.name=reinforce:Reinforce", "-h"],
+        ["train", str(ROOT / "examples" / "reinforce.yaml"), "--help", "algorithm"],
+        ["plan", "--help", "algorithm", "--num-seeds", "2", str(ROOT / "examples" / "reinforce.yaml")],
+        ["train", "FILE", "--algorithm.name=reinforce:Reinforce", "-h", "all"],
     ],
 )
 def test_help_lists_the_fields_of_the_algorithm_that_is_named(file, arguments, capsys, monkeypatch):

@@ -6,6 +6,7 @@ import argparse
 import json
 import shutil
 
+import numpy as np
 import pytest
 
 from jaxtrain import ConfigError
@@ -51,6 +52,8 @@ def test_a_run_is_begun_listed_resumed_for_longer_evaluated_and_verified(file, t
     code, report, _ = say("evaluate", out, "--which", "last", "--member", 0, "--json")
     made = json.loads(report)
     assert made["values"]["return_mean"] == evaluation["return_mean"] and made["members"] == [0]
+    assert np.mean(made["returns"]) == pytest.approx(made["values"]["return_mean"])
+    assert len(made["returns"]) == len(made["lengths"]) == made["values"]["episodes"]
     assert made["env"]["id"] == "tests.probes.envs:Cycle" and made["env_steps"] == 768
     code, table, _ = say("runs", tmp_path / "runs", "--json")
     assert [(row["path"], row["env_steps"]) for row in json.loads(table)] == [(str(out), 768)]
