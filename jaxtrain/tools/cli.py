@@ -59,8 +59,8 @@ A FLOAT|SCHEDULE is a number, or moves with the env steps done; `over` unset is 
   {schedule: piecewise, values: [1e-3, 1e-4], at: [5e5]}
 
 exit codes: 0 done, 2 a request that cannot be met (nothing was run or changed), 1 a failure (a seed whose
-agent or rollout is not finite, a log or a checkpoint that could not be written, a damaged checkpoint that
-`verify` finds), 128 + N stopped by signal N and saved: 130 SIGINT, 143 SIGTERM, 129 SIGHUP, with
+agent or rollout is not finite, a file that could not be read or written, a damaged checkpoint that `verify`
+finds), 128 + N stopped by signal N and saved: 130 SIGINT, 143 SIGTERM, 129 SIGHUP, with
 --checkpoint.signals USR1,USR2 also 138 and 140; not saved if a second SIGINT or SIGTERM came
 """
 RESUMED = f"""\
@@ -227,6 +227,11 @@ def _run(arguments: Sequence[str]) -> int:
         first, *others = str(error).split("\n")
         output.warn(f"jaxtrain: {first}", *(f"          {line}" for line in others))
         return 2
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        output.warn(f"jaxtrain: {error}")
+        return 1
 
 
 def _conditions(overrides: Sequence[str]) -> dict[str, Any]:
