@@ -29,6 +29,7 @@ import numpy as np
 
 from jaxtrain.errors import shortened
 from jaxtrain.runs import arrays as files
+from jaxtrain.runs import manifest as manifests
 from jaxtrain.runs.disk import PART, fsync, fsync_tree
 
 FORMAT = 2
@@ -173,6 +174,8 @@ def read_manifest(place: Path) -> dict[str, Any]:
             raise TypeError
     except (ValueError, TypeError, LookupError, RecursionError):
         raise Damaged(f"{_MANIFEST} is none of a checkpoint") from None
+    if rule := manifests.fault(manifest):
+        raise Damaged(f"{_MANIFEST} is none of a checkpoint: {rule}")
     return manifest
 
 
