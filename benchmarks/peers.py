@@ -1,8 +1,9 @@
 """jaxtrain beside PureJaxRL's PPO, in one process, timed in turn.
 
 In: a folder with a clone of luchris429/purejaxrl, used as it is. Out: env steps/s of both and their ratio,
-pair by pair. Ours logs and evaluates as `experiments/cartpole_ppo.yaml` does, scaled to the run's length;
-PureJaxRL does neither. It needs distrax, which is no dependency of ours: `pip install distrax`.
+pair by pair. Both have PureJaxRL's network, an MLP that images are flattened for, whose shapes are compared
+before anything is timed. Ours logs and evaluates as `experiments/cartpole_ppo.yaml` does, scaled to the run's
+length; PureJaxRL does neither. It needs distrax, which is no dependency of ours: `pip install distrax`.
 
     PUREJAXRL=clones/purejaxrl python benchmarks/peers.py --num-envs 64
 
@@ -14,8 +15,10 @@ environments do not use: empty modules stand in for them.
 from __future__ import annotations
 
 import argparse
+import functools
 import importlib
 import json
+import math
 import os
 import statistics
 import sys
@@ -30,9 +33,12 @@ from throughput import about
 import jaxtrain
 from jaxtrain.tools import short
 
+NETWORK = jaxtrain.NetworkConfig(torso="mlp", hidden_sizes=(64, 64), activation="tanh")
+SAID = "two MLPs of 64 x 64 units, tanh, of the flat observation, for policy and value"
+
 
 def purejaxrl(env_id: str, num_envs: int, updates: int) -> Any:
-    """Its `train(key)`, jitted, with 64 × 64 networks and the same sizes and rates as ours."""
+    """Its `train(key)`, jitted, with the same sizes and rates as ours."""
     import gymnax
 
     for name in ("navix", "brax", "brax.envs", "brax.envs.wrappers", "brax.envs.wrappers.training"):
@@ -63,16 +69,35 @@ def purejaxrl(env_id: str, num_envs: int, updates: int) -> Any:
         gymnax.make = real
 
 
-def ours(env_id: str, num_envs: int, updates: int) -> Any:
-    """`train`, an evaluation every eighth of the run and metrics every 64th."""
+def config_of(env_id: str, num_envs: int, updates: int) -> jaxtrain.Config:
+    """Ours: an evaluation every eighth of the run and metrics every 64th."""
     per = num_envs * 128
-    config = jaxtrain.Config(
+    return jaxtrain.Config(
         env=jaxtrain.EnvConfig(id=env_id, num_envs=num_envs),
+        algorithm=jaxtrain.PPO(network=NETWORK),
         total_env_steps=per * updates,
         evaluation=jaxtrain.EvaluationConfig(every=per * max(1, updates // 8)),
         logging=jaxtrain.LoggingConfig(every=per * max(1, updates // 64)),
     )
-    return lambda key: jaxtrain.train(config, key, sinks=[jaxtrain.sinks.Memory()])
+
+
+def shapes(params: Any) -> list[tuple[int, ...]]:
+    """Of every array, in no order but their own."""
+    return sorted(tuple(x.shape) for x in jax.tree.leaves(params))
+
+
+def check_networks(theirs: Any, config: jaxtrain.Config) -> int:
+    """How many parameters both have.
+
+    Raises:
+      SystemExit: their networks have other shapes than ours: there is nothing to compare.
+    """
+    runner_state = jax.eval_shape(theirs, jax.random.PRNGKey(0))["runner_state"]
+    their = shapes(runner_state[0].params)
+    our = shapes(jax.eval_shape(jaxtrain.Trainer(config).new, jax.random.key(0)).agent.params)
+    if their != our:
+        raise SystemExit(f"other networks: PureJaxRL's arrays are {their}, jaxtrain's {our}")
+    return sum(map(math.prod, our))
 
 
 def main() -> None:
@@ -86,7 +111,10 @@ def main() -> None:
     options = parser.parse_args()
     options.updates, options.rounds = short.repeats(options.updates), short.repeats(options.rounds)
     sizes = (options.env, options.num_envs, options.updates)
-    jobs = {"purejaxrl": purejaxrl(*sizes), "jaxtrain": ours(*sizes)}
+    theirs, config = purejaxrl(*sizes), config_of(*sizes)
+    network = {"both": SAID, "parameters": check_networks(theirs, config)}
+    ours = functools.partial(jaxtrain.train, config, sinks=[jaxtrain.sinks.Memory()])
+    jobs = {"purejaxrl": theirs, "jaxtrain": ours}
     times: dict[str, list[float]] = {name: [] for name in jobs}
     first: dict[str, float] = {}
     for seed in range(options.rounds + 1):
@@ -109,7 +137,9 @@ def main() -> None:
         for name, t in times.items()
     }
     ratio = {"median": statistics.median(ratios), "min": min(ratios), "max": max(ratios)}
-    print(json.dumps({**about(), **vars(options), "jobs": rows, "ratio": ratio}, indent=2))
+    print(
+        json.dumps({**about(), **vars(options), "network": network, "jobs": rows, "ratio": ratio}, indent=2)
+    )
 
 
 if __name__ == "__main__":

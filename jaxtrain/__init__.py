@@ -1,6 +1,7 @@
 """Train reinforcement-learning agents in JAX: a whole run as one compiled, pure program."""
 
 import sys as _sys
+from importlib.util import find_spec as _find_spec
 
 # `python -m` has put the working directory first: of this program, no file there is imported as a library.
 if (
@@ -9,6 +10,13 @@ if (
     and any(way in "\0".join(_sys.orig_argv) for way in ("m\0jaxtrain", "-mjaxtrain"))
 ):
     del _sys.path[0]
+
+if _find_spec("fcntl") is None:
+    raise ImportError(
+        "jaxtrain needs a POSIX system, Linux or macOS: Python has no module fcntl here, by which one "
+        "process holds the directory of a run. On Windows it runs in WSL 2",
+        name="fcntl",
+    )
 
 from jaxtrain import rl, sinks
 from jaxtrain.algorithms.dqn import DQN

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import importlib
 import importlib.util
+import os
 import re
 import sys
 import sysconfig
@@ -31,7 +32,7 @@ def in_run(path: str | Path) -> Path | None:
     full = Path(path).resolve()
     if _installed(full):
         return None
-    return next((place for place in (full, *full.parents) if (place / RUN).is_file()), None)
+    return next((place for place in (full, *full.parents) if os.path.isfile(place / RUN)), None)
 
 
 def _installed(path: Path) -> bool:

@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxtrain import device
 from jaxtrain.envs import contract, gymnax
 from jaxtrain.envs.wrappers import Masked
 from jaxtrain.errors import MISSING, ConfigError, Fault, Named, Problem, raised
@@ -32,6 +33,7 @@ _FROM_ELSEWHERE = (
 
 def ids() -> tuple[str, ...]:
     """The ids of the suites (gymnax's), those of `unavailable()` among them."""
+    device.check()  # to import gymnax makes arrays
     return gymnax.ids()
 
 

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxtrain import envs
+from jaxtrain import device, envs
 from jaxtrain.config import rate
 from jaxtrain.config.events import EventConfig, misfits, takes
 from jaxtrain.config.field import Params, as_number, from_mapping
@@ -32,6 +32,7 @@ def fit(config: Config, given: Sequence[Part]) -> Config:
     Raises:
       ConfigError: everything that does not fit.
     """
+    device.check()
     found = ConfigError(_faults_of_rates(config.algorithm)).under("algorithm")
     try:
         place, faults = _fitted(config.env, "env")

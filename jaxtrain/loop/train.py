@@ -22,7 +22,7 @@ import jax
 import jax.numpy as jnp
 from jax.core import Tracer
 
-from jaxtrain import signals
+from jaxtrain import device, signals
 from jaxtrain.config.schema import Config, to_dict
 from jaxtrain.events.event import Part
 from jaxtrain.loop import callback
@@ -122,6 +122,7 @@ def train(config: Config, key: Key, *, events: Sequence[Part] = (), sinks: Seque
     watching = [*sinks, faults] if config.on_nan == "raise" else list(sinks)
     per = trainer.env_steps_per_update
     marks = Marks({name: tuple(u * per for u in due) for name, due in timetable.items()})
+    device.check(callbacks=bool(watching))
     whole, rates = program(trainer, events, observed=bool(watching))
     if not watching:
         with _saying_that_it_compiles():

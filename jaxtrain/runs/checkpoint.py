@@ -16,7 +16,6 @@ import hashlib
 import json
 import math
 import os
-import re
 import shutil
 import stat
 import time
@@ -28,7 +27,10 @@ from typing import Any
 
 import numpy as np
 
-from jaxtrain.runs.disk import PART, fsync, fsync_tree, plain
+from jaxtrain.errors import shortened
+from jaxtrain.runs import arrays as files
+from jaxtrain.runs import manifest as manifests
+from jaxtrain.runs.disk import PART, fsync, fsync_tree
 
 FORMAT = 2
 AT_ONCE = 64_000_000  # bytes of arrays that are read back together: of a replay the host has no room for two
@@ -102,9 +104,9 @@ def save(
         fsync(place.parent)
         return manifest
     except Damaged as error:
-        raise OSError(errno.EIO, f"not what was written: {error}", str(place)) from error
+        raise OSError(errno.EIO, f"not what was written: {error}", str(place)) from None
     except OSError as error:
-        raise OSError(error.errno, error.strerror or str(error), str(place)) from error
+        raise OSError(error.errno, error.strerror or str(error), str(place)) from None
     finally:
         _remove(part)
 
@@ -172,6 +174,8 @@ def read_manifest(place: Path) -> dict[str, Any]:
             raise TypeError
     except (ValueError, TypeError, LookupError, RecursionError):
         raise Damaged(f"{_MANIFEST} is none of a checkpoint") from None
+    if rule := manifests.fault(manifest):
+        raise Damaged(f"{_MANIFEST} is none of a checkpoint: {rule}")
     return manifest
 
 
@@ -209,7 +213,8 @@ def _restored(place: Path, wanted: Mapping[int, tuple[str, Any]]) -> dict[str, n
         arrays = _read(place / _ARRAYS, wanted)
         said = {name: described(x) for name, x in arrays.items()}
     except Exception as error:  # whatever orbax makes of files that are as they were, or NumPy of a dtype
-        raise Damaged(f"{_ARRAYS} cannot be read ({type(error).__name__}: {error})") from error
+        said = str(error).strip().partition("\n")[0]
+        raise Damaged(f"{_ARRAYS} cannot be read ({type(error).__name__}: {shortened(said)})") from None
     for name, about in wanted.values():
         if said[name] != about:
             raise Damaged(f"array {name} reads back as another one than was saved")
@@ -228,41 +233,15 @@ def digest(place: Path) -> str:
 
 
 def _write(place: Path, arrays: Mapping[str, np.ndarray]) -> None:
-    import orbax.checkpoint as ocp
-
     # Orbax refuses arrays without entries; the manifest alone says what those are.
-    held = {_key(i): x for i, x in enumerate(arrays.values()) if x.size}
-    try:
-        # Compressed, it would take four times as long, and weights get no smaller.
-        with (
-            plain(place.parent.absolute()) as parent,  # orbax takes no relative one
-            ocp.Checkpointer(ocp.PyTreeCheckpointHandler(use_compression=False)) as checkpointer,
-        ):
-            checkpointer.save(parent / place.name, args=ocp.args.PyTreeSave(held))
-    except OSError:
-        raise
-    except Exception as error:  # a full disk, say, that only the text of it tells
-        known = [n for n in errno.errorcode if re.search(re.escape(os.strerror(n)), str(error), re.I)]
-        raise OSError(known[0] if known else errno.EIO, str(error)) from error
+    files.write(place, {_key(i): x for i, x in enumerate(arrays.values()) if x.size})
 
 
 def _read(place: Path, wanted: Mapping[int, tuple[str, Any]]) -> dict[str, np.ndarray]:
-    import orbax.checkpoint as ocp
-
     empty = {name: np.zeros(d["shape"], d["dtype"]) for name, d in wanted.values() if 0 in d["shape"]}
     names = {_key(i): name for i, (name, _) in wanted.items() if name not in empty}
-    if not names:  # which orbax would refuse
-        return empty
-    as_numpy = {key: ocp.RestoreArgs(restore_type=np.ndarray) for key in names}
-    asked: Any = ocp.args.PyTreeRestore(
-        item=dict.fromkeys(names, 0), restore_args=as_numpy, partial_restore=True
-    )
-    with (
-        plain(place.parent.absolute()) as parent,
-        ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer,
-    ):
-        found = checkpointer.restore(parent / place.name, args=asked)
-    held = {name: np.asarray(found[key]) for key, name in names.items()}
+    # Which orbax would refuse, were there none.
+    held = {names[key]: x for key, x in files.read(place, list(names)).items()} if names else {}
     return {name: empty[name] if name in empty else held[name] for name, _ in wanted.values()}
 
 

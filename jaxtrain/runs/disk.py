@@ -100,7 +100,7 @@ def write(path: Path, text: str) -> None:
         os.replace(part, path)
         fsync(path.parent)
     except OSError as error:  # that of a write names no file
-        raise OSError(error.errno, error.strerror, str(path)) from error
+        raise OSError(error.errno, error.strerror, str(path)) from None
     finally:
         part.unlink(missing_ok=True)
 

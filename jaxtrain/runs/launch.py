@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from jaxtrain import signals, sinks
+from jaxtrain import device, signals, sinks
 from jaxtrain.config.schema import Config, dump, to_dict
 from jaxtrain.errors import ConfigError, Problem
 from jaxtrain.events.event import Part
@@ -126,6 +126,7 @@ def launch(
     if resume not in ("auto", "never", "must"):
         raise ConfigError([Problem("resume", resume, "needs one of auto, never, must")])
     more_sinks = checked("more_sinks", more_sinks)
+    device.check(callbacks=True)
     Trainer(config, events).timetable  # noqa: B018  says what cannot run, before a directory is made
     asked, place = asked_seeds(seed, key, num_seeds, seeds), as_path("directory", directory)
     request = requested(init_from, take, start_from)

@@ -12,6 +12,7 @@ from typing import Any
 
 import jax
 
+from jaxtrain import device
 from jaxtrain.runs import directory as rundir
 from jaxtrain.version import __version__
 
@@ -37,6 +38,7 @@ _NO_BITS = "--xla_dump"  # how flags begin that only write files
 
 def now() -> dict[str, dict[str, Any]]:
     """Of this process: `versions`, `device` and `settings`, as JSON has them."""
+    device.check()
     devices = jax.devices()
     return {
         "versions": {

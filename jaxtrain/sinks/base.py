@@ -63,7 +63,7 @@ def naming(path: str | Path) -> Generator[None]:
     except OSError as error:
         if error.filename is not None:
             raise
-        raise OSError(error.errno, error.strerror, str(path)) from error
+        raise OSError(error.errno, error.strerror, str(path)) from None
 
 
 METHODS = ("open", "write", "flush", "close")

@@ -214,6 +214,11 @@ def _run(arguments: Sequence[str]) -> int:
         first, *others = str(error).split("\n")
         output.warn(f"jaxtrain: {first}", *(f"          {line}" for line in others))
         return 2
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        output.warn(f"jaxtrain: {error}")
+        return 1
 
 
 def _schema(file: str | None, overrides: Sequence[str]) -> str:

@@ -26,8 +26,6 @@ from jaxtrain.tools import cli
 from tests.faults.processes import Drift, alive, arrays, ended, left_over, main, rows, start, until
 from tests.helpers import tiny
 
-# Threads of orbax outlive the event loop of a save that failed; what they find is of no consequence.
-pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 PAGE = 4096
 ENV = "tests.helpers:Walk"
 
@@ -193,7 +191,8 @@ def test_the_command_line_says_which_file_and_how_to_go_on_and_exits_with_1(disk
     assert alive(process), output.read_text()
     fill(disk)
     assert ended(process) == 1
-    *_, what, how = output.read_text().splitlines()  # orbax has a word to say before
+    begun, what, how = output.read_text().splitlines()
+    assert begun == "jaxtrain: compiling"
     assert what.startswith("jaxtrain: [Errno 28] ") and f"'{directory}/checkpoints/" in what
     assert "No space left on device" in what
     assert how == f"jaxtrain: the last checkpoint is whole; jaxtrain resume {directory}"
