@@ -22,6 +22,7 @@ from jaxtrain.runs import facts, index, log
 
 EVALUATION, TRAINING = "evaluation/return_mean", "rollout/return_mean"
 DEFAULT = f"default {EVALUATION}, or else {TRAINING}"  # of `with_metric`, in words
+_GREATEST = np.finfo(np.float32).max  # as runs log float32; sums of what is beyond overflow
 _CURVES = ("metrics", "evaluation")  # records that are curves, and no marks on an axis
 
 
@@ -135,7 +136,7 @@ def _as_array(item: tuple[str, Any]) -> tuple[str, np.ndarray | None]:
         of_all = np.array(value, float)  # null is NaN, and "Infinity" infinite
     except (TypeError, ValueError, OverflowError):
         return name, None
-    return name, np.where(np.isfinite(of_all), of_all, np.nan)
+    return name, np.where(np.abs(of_all) <= _GREATEST, of_all, np.nan)
 
 
 def _seeds_of(rows: Sequence[Mapping[str, Any]]) -> int:

@@ -203,7 +203,7 @@ def lines(rows: Sequence[Compared], width: int) -> list[str]:
                 str(row.last),
                 str(row.best),
                 _steps(row.best_at),
-                "" if row.improvement is None else str(row.improvement),
+                "" if row.improvement is None else _probability(row.improvement),
                 "" if row.gap is None else str(row.gap),
                 "" if row.seconds is None else _duration(row.seconds),
                 "" if row.speed is None else _steps(row.speed),
@@ -252,6 +252,10 @@ def _differences(names: Sequence[str], rows: Sequence[Compared], width: int) -> 
 def _cut(name: str) -> str:
     """The end of a long name, which tells it from others."""
     return name if len(name) <= _NAME else f"…{name[1 - _NAME :]}"
+
+
+def _probability(found: Value) -> str:
+    return f"{found.value:.2f} [{found.low:.2f}, {found.high:.2f}]"
 
 
 def _steps(value: float) -> str:

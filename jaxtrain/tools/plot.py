@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxtrain.errors import MISSING, ConfigError, Problem, shortened, shown
+from jaxtrain.errors import MISSING, ConfigError, Problem, shown
 from jaxtrain.paths import as_path
 from jaxtrain.runs import curves, disk
 from jaxtrain.runs.curves import Logged
@@ -33,7 +33,7 @@ _MARKERS = "v^sDoPX*"  # of events, one each
 _MOST_EVENTS = len(_MARKERS)
 _ROW = 0.04  # height of a row of events, of that of the axes
 _MOST_LABELS = 20  # in a legend
-_LONG = 110  # characters of a label
+_LONG = 90  # characters of a label
 _EACH = 30  # records up to which each is a dot
 _log = logging.getLogger("jaxtrain")
 
@@ -157,7 +157,7 @@ def _draw(axes: Any, group: Group, metric: str, x: Axis, look: tuple[str, str]) 
 
     color, style = look
     marks, found = band(group, metric, x)
-    alpha = float(np.clip(3 / group.seeds, 0.03, 0.35))
+    alpha = float(np.clip(1.1 / np.sqrt(group.seeds), 0.03, 0.35))
     stopped = 0
     for run in group.runs:
         curve = along(run.curves[metric], x)
@@ -176,16 +176,17 @@ def _draw(axes: Any, group: Group, metric: str, x: Axis, look: tuple[str, str]) 
     dot = "o" if len(marks) <= _EACH else ""
     many = "1 seed" if group.seeds == 1 else f"{group.seeds:,} seeds"
     many += f", {stopped:,} stopped (×)" if stopped else ""
-    label = f"{shown(shortened(group.label))[:_LONG]}  ({many})"
+    label = f"{_label(group.label)}  ({many})"
     (line,) = axes.plot(marks, found.iqm, style, color=color, linewidth=1.8, marker=dot, markersize=3)
     line.set(label=label, zorder=2.2, path_effects=[Stroke(linewidth=3.4, foreground="white"), Normal()])
     unknown = sum(int(np.isnan(run.curves[metric].values).all(0).sum()) for run in group.runs)
     notes = [f"{group.label}: {unknown:,} of its seeds have no {metric}"] if unknown else []
     ends = [getattr(along(run.curves[metric], x), x)[-1:] for run in group.runs]
     longest = max((float(e[0]) for e in ends if len(e)), default=0.0)
-    if len(marks) == 0 or marks[-1] < longest:
-        upto = f"ends at {marks[-1]:,.0f}" if len(marks) else "has nowhere a value of each"
-        notes.append(f"{group.label}: its runs are not equally long; their mean {upto}")
+    if len(marks) == 0:
+        notes.append(f"{group.label}: its runs have no part of the axis in common: no mean is drawn")
+    elif marks[-1] < longest:
+        notes.append(f"{group.label}: its runs are not equally long; their mean ends at {marks[-1]:,.0f}")
     return notes
 
 
@@ -205,7 +206,7 @@ def _draw_events(axes: Any, groups: Sequence[Group], metric: str, x: Axis) -> tu
     shift = axes.get_xaxis_transform()
     for row, (name, marks) in enumerate(list(found.items())[:_MOST_EVENTS]):
         alike = len({at.tobytes() for _, at in marks}) == 1
-        label = f"event {shown(shortened(name))[:_LONG]}"
+        label = f"event {_label(name)}"
         axes.plot([], [], _MARKERS[row], color=_GRAY, markersize=4, label=label)
         for i, at in marks[:1] if alike else marks:
             color = _GRAY if alike else _look(i)[0]
@@ -231,7 +232,7 @@ def _dress(figure: Any, axes: Any, groups: Sequence[Group], metric: str, x: Axis
     seconds = x == "seconds"
     axes.set_xlabel("wall time since the first update (min:s)" if seconds else "env steps of one seed")
     axes.xaxis.set_major_formatter(FuncFormatter(_clock if seconds else _steps))
-    axes.set_ylabel(shown(shortened(metric)))
+    axes.set_ylabel(_label(metric))
     axes.margins(x=0.02)
     axes.autoscale_view()
     low, high = axes.get_ylim()
@@ -258,7 +259,13 @@ def _dress(figure: Any, axes: Any, groups: Sequence[Group], metric: str, x: Axis
 def _title(runs: Sequence[Logged]) -> str:
     """What all runs have in common."""
     words = [{str(run.facts.get(path, "")) for run in runs} for path in ("env.id", "algorithm.name")]
-    return shown(shortened(", ".join(word for found in words for word in found if len(found) == 1 and word)))
+    return _label(", ".join(word for found in words for word in found if len(found) == 1 and word))
+
+
+def _label(text: str) -> str:
+    """A text that may be a stranger's, as long as there is room for."""
+    found = shown(text[:_LONG])
+    return found if max(len(text), len(found)) <= _LONG else f"{found[: _LONG - 1]}…"
 
 
 def _steps(value: float, _: Any) -> str:

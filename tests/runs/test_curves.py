@@ -45,7 +45,7 @@ def test_a_seed_that_has_stopped_keeps_its_last_value_and_before_its_first_it_ha
 def test_what_is_no_finite_number_is_unknown_and_what_has_more_axes_is_no_curve(tmp_path):
     place = made.run(tmp_path / "run", [1.0, 2.0])
     with (place / "metrics.jsonl").open("a") as file:
-        for value in ("Infinity", None, [1, 2], "x", {"a": 1}, 10**400, True):
+        for value in ("Infinity", None, [1, 2], "x", {"a": 1}, 10**400, 1.7e308, True):
             row = made.row("evaluation", 300) | {"values": {"return_mean": value, "vector": [1, 2]}}
             file.write(json.dumps(row) + "\n")
     (run,) = curves.read(place)
@@ -102,6 +102,22 @@ def test_hostile_runs_take_nothing_from_the_others_and_nothing_is_changed(tmp_pa
     assert len(found) == 1 + len(list((tmp_path / "hostile").iterdir()))
     sound = {name for name, run in found.items() if not run.problems}
     assert sound == {"sound", "config0", "config2"}  # what is wrong with two is only so for who runs them
+
+
+def test_of_another_version_there_is_all_that_this_one_knows(tmp_path):
+    place = made.run(
+        tmp_path / "run", [1.0, 2.0], mesh={"devices": [{"kind": "later"}]}, env={"suite": "later"}
+    )
+    about = made.about(
+        later={"a": 1}, starts=[{"started": "x", "versions": {"jaxtrain": "9.0"}, "later": []}]
+    )
+    (place / "run.json").write_text(json.dumps(about))
+    rows = [json.loads(line) | {"later": 1} for line in (place / "metrics.jsonl").read_text().splitlines()]
+    (place / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (run,) = curves.read(place)
+    assert run.problems == () and run.curves["evaluation/return_mean"].values.tolist() == [[1], [2]]
+    assert run.facts["jaxtrain"] == "9.0" and run.facts["device"] is None
+    assert run.facts["mesh.devices.0.kind"] == run.facts["env.suite"] == "later"
 
 
 def test_a_run_that_goes_on_is_read_and_its_files_stay_as_they_are(tmp_path):
