@@ -56,7 +56,7 @@ def differing(runs: Sequence[Facts]) -> list[str]:
     lacks for that are left out.
     """
     paths = list(dict.fromkeys(path for run in runs for path in run))
-    found = [path for path in paths if len({shown(run.get(path, UNSET)) for run in runs}) > 1]
+    found = [path for path in paths if len({text(run.get(path, UNSET)) for run in runs}) > 1]
     other = {path.rpartition(".")[0] for path in found if path.rpartition(".")[2] in _NAMES}
     left = [p for p in found if all(p in run for run in runs) or not _below(p, other)]
     return sorted(left, key=lambda path: path.startswith(_APART))
@@ -94,12 +94,20 @@ def _short(paths: Sequence[str]) -> dict[str, str]:
 
 def shown(value: Any) -> str:
     """A value as a config has it, in a few words."""
+    found = text(value)
+    return found if len(found) <= _LONG else f"{found[: _LONG - 1]}…"
+
+
+def text(value: Any) -> str:
+    """A value as a config has it: the same text for equal ones, 1 and 1.0 too, and for no others."""
     if isinstance(value, Mapping):
-        text = "{" + ", ".join(f"{k}: {shown(v)}" for k, v in value.items()) + "}"
-    elif isinstance(value, list):
-        text = "[" + ", ".join(map(shown, value)) + "]"
-    elif value is None or isinstance(value, bool):
-        text = {None: "null", True: "true", False: "false"}[value]
-    else:
-        text = f"{value:g}" if isinstance(value, float) else str(value)
-    return text if len(text) <= _LONG else f"{text[: _LONG - 1]}…"
+        return "{" + ", ".join(f"{k}: {text(v)}" for k, v in value.items()) + "}"
+    if isinstance(value, list):
+        return "[" + ", ".join(map(text, value)) + "]"
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    if isinstance(value, float):
+        if value.is_integer() and abs(value) < 1e15:
+            return str(int(value))
+        return f"{value:g}" if float(f"{value:g}") == value else repr(value)
+    return str(value)

@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from jaxtrain.config import yaml as files
 from jaxtrain.config.number import as_number
 from jaxtrain.errors import ConfigError, Problem, shown
 from jaxtrain.runs import curves, facts
@@ -143,13 +144,21 @@ def _filtered(runs: Sequence[Logged], where: Sequence[str]) -> list[Logged]:
         if not equals:
             raise ConfigError([Problem("where", text, "needs the form field=value")])
         check_field("where", path, runs)
-        wanted = {value, facts.shown(as_number(value))}
+        wanted = _readings(value)
         there = {facts.shown(run.facts.get(path, facts.UNSET)) for run in left}
-        left = [run for run in left if facts.shown(run.facts.get(path, facts.UNSET)) in wanted]
+        left = [run for run in left if facts.text(run.facts.get(path, facts.UNSET)) in wanted]
         if not left:
             rule = f"holds of no run; there {path} is {', '.join(sorted(there))}"
             raise ConfigError([Problem("where", text, rule)])
     return left
+
+
+def _readings(written: str) -> set[str]:
+    """The texts of values that a text may stand for: itself, what YAML reads in it, a number as 1e-3."""
+    read: dict[str, Any] = {}
+    files.override(read, f"value={written}")
+    number = as_number(written)
+    return {written, facts.text(read["value"])} | (set() if number is None else {facts.text(number)})
 
 
 def _compared(

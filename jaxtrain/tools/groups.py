@@ -48,7 +48,7 @@ def grouped(runs: Sequence[Logged], by: str | None) -> list[Group]:
     check_field("by", by, runs)
     found: dict[str, list[Logged]] = {}
     for run in runs:
-        found.setdefault(facts.shown(run.facts.get(by, facts.UNSET)), []).append(run)
+        found.setdefault(facts.text(run.facts.get(by, facts.UNSET)), []).append(run)
     return [Group(f"{by}={value}", tuple(of_it)) for value, of_it in found.items()]
 
 

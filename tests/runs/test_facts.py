@@ -48,6 +48,19 @@ def test_where_configs_are_the_same_a_label_has_the_seed_and_where_all_is_nothin
     assert facts.labels(runs[:1] * 2) == ["", ""] and facts.differing([]) == facts.labels([]) == []
 
 
+def test_values_that_are_equal_do_not_differ_and_those_that_are_not_do_however_alike():
+    same = [(1, 1.0), (1e6, 1_000_000), ([64, 1], [64.0, 1]), ({"from": 1}, {"from": 1.0})]
+    other = [
+        (0.1234567, 0.1234568),
+        ("x" * 99 + "a", "x" * 99 + "b"),
+        (True, 1),
+        (None, "unset"),
+        (2**53, 2**53 + 1),
+    ]
+    assert [facts.differing([{"a": x}, {"a": y}]) for x, y in same] == [[]] * len(same)
+    assert [facts.differing([{"a": x}, {"a": y}]) for x, y in other] == [["a"]] * len(other)
+
+
 def test_names_that_are_the_same_at_their_end_stay_whole():
     runs = [{"a.rate": 1, "b.rate": 2, "env.id": "A"}, {"a.rate": 2, "b.rate": 3, "env.id": "B"}]
     assert facts.labels(runs)[0] == "a.rate=1 b.rate=2 env.id=A"

@@ -69,6 +69,9 @@ def test_rows_are_filtered_and_sorted(three):
     assert names == [["a", "b", "c"], ["b", "a", "c"], ["a", "b", "c"]]
     for where in ("algorithm.learning_rate=1e-2", "algorithm.learning_rate=0.01", "env.num_envs=4"):
         assert compare(three, where=[where])[-1].path.name == "b"
+    assert len(compare(three, where=["algorithm.network.hidden_sizes=[64,64]", "total_env_steps=1e3"])) == 3
+    made.run(three / "d", [1.0], algorithm={"name": None})
+    assert compare(three, where=["algorithm.name=null"])[0].path.name == "d"
     (left,) = compare(three, where=["algorithm.name=dqn"])
     assert left.path.name == "c" and left.differs == {}
 
