@@ -11,7 +11,8 @@ import importlib
 import io
 import logging
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Generator, Iterable, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ import numpy as np
 from jaxtrain.errors import MISSING, ConfigError, Problem, shown
 from jaxtrain.paths import as_path
 from jaxtrain.runs import curves, disk
-from jaxtrain.runs.curves import Logged
+from jaxtrain.runs.curves import Curve, Logged
 from jaxtrain.tools import output
 from jaxtrain.tools.groups import Axis, Group, along, band, grouped
 
@@ -116,23 +117,16 @@ def _save(figure: Any, place: Path) -> None:
         raise ConfigError([Problem("out", str(place), rule)]) from None
 
 
-class _plain:
+@contextmanager
+def _plain() -> Generator[None]:
     """matplotlib as it is by itself: no file of the working directory or of a home decides what a picture is.
 
     Signs that its font lacks are boxes, without a warning for each.
     """
-
-    def __enter__(self) -> None:
-        matplotlib = _matplotlib()
-        self._context = matplotlib.rc_context({**matplotlib.rcParamsDefault, "font.size": 9.0})
-        self._caught = warnings.catch_warnings()
-        self._context.__enter__()
-        self._caught.__enter__()
+    matplotlib = _matplotlib()
+    with matplotlib.rc_context({**matplotlib.rcParamsDefault, "font.size": 9.0}), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*[Gg]lyph.*")
-
-    def __exit__(self, *error: object) -> None:
-        self._caught.__exit__(None, None, None)
-        self._context.__exit__(None, None, None)
+        yield
 
 
 def _figure(groups: Sequence[Group], metric: str, x: Axis) -> tuple[Any, list[str]]:
@@ -152,42 +146,50 @@ def _look(i: int) -> tuple[str, str]:
 
 def _draw(axes: Any, group: Group, metric: str, x: Axis, look: tuple[str, str]) -> list[str]:
     """One group: its seeds, its band, its mean; sentences on what is not as it seems."""
-    from matplotlib.collections import LineCollection
     from matplotlib.patheffects import Normal, Stroke
 
     color, style = look
     marks, found = band(group, metric, x)
+    of_runs = [along(run.curves[metric], x) for run in group.runs]
     alpha = float(np.clip(1.1 / np.sqrt(group.seeds), 0.03, 0.35))
-    stopped = 0
-    for run in group.runs:
-        curve = along(run.curves[metric], x)
-        places = getattr(curve, x)
-        lines = [np.stack([places, seed], 1)[~np.isnan(seed)] for seed in curve.values.T]
-        if group.seeds > 1:
-            kept = [line for line in lines if len(line)]
-            # Many lines are an image inside an SVG, which would have a path for each.
-            seeds = LineCollection(kept, colors=color, linewidths=0.6, alpha=alpha, rasterized=len(kept) > 50)
-            axes.add_collection(seeds)
-        ends = np.array([line[-1] for line in lines if len(line) and line[-1, 0] < places[-1]]).reshape(-1, 2)
-        axes.plot(*ends.T, "x", color=color, markersize=4, alpha=max(alpha, 0.5))
-        stopped += len(ends)
+    stopped = sum(_draw_seeds(axes, curve, x, color, alpha, group.seeds > 1) for curve in of_runs)
     if group.seeds > 1:
         axes.fill_between(marks, found.low, found.high, color=color, alpha=0.3, linewidth=0, zorder=2.1)
     dot = "o" if len(marks) <= _EACH else ""
     many = "1 seed" if group.seeds == 1 else f"{group.seeds:,} seeds"
     many += f", {stopped:,} stopped (×)" if stopped else ""
-    label = f"{_label(group.label)}  ({many})"
     (line,) = axes.plot(marks, found.iqm, style, color=color, linewidth=1.8, marker=dot, markersize=3)
-    line.set(label=label, zorder=2.2, path_effects=[Stroke(linewidth=3.4, foreground="white"), Normal()])
+    line.set(label=f"{_label(group.label)}  ({many})", zorder=2.2)
+    line.set_path_effects([Stroke(linewidth=3.4, foreground="white"), Normal()])
+    return _remarks(group, metric, [getattr(curve, x) for curve in of_runs], marks)
+
+
+def _draw_seeds(axes: Any, curve: Curve, x: Axis, color: str, alpha: float, several: bool) -> int:
+    """A thin line for each seed of several, and a cross where one stopped; how many did."""
+    from matplotlib.collections import LineCollection
+
+    places = getattr(curve, x)
+    lines = [np.stack([places, seed], 1)[~np.isnan(seed)] for seed in curve.values.T]
+    lines = [line for line in lines if len(line)]
+    if several:
+        # Many lines are an image inside an SVG, which would have a path for each.
+        image = len(lines) > 50
+        thin = LineCollection(lines, colors=color, linewidths=0.6, alpha=alpha, rasterized=image)
+        axes.add_collection(thin)
+    ends = np.array([line[-1] for line in lines if line[-1, 0] < places[-1]]).reshape(-1, 2)
+    axes.plot(*ends.T, "x", color=color, markersize=4, alpha=max(alpha, 0.5))
+    return len(ends)
+
+
+def _remarks(group: Group, metric: str, places: Sequence[np.ndarray], marks: np.ndarray) -> list[str]:
+    """Sentences on seeds that are nowhere, and on a mean that ends before the longest run."""
     unknown = sum(int(np.isnan(run.curves[metric].values).all(0).sum()) for run in group.runs)
-    notes = [f"{group.label}: {unknown:,} of its seeds have no {metric}"] if unknown else []
-    ends = [getattr(along(run.curves[metric], x), x)[-1:] for run in group.runs]
-    longest = max((float(e[0]) for e in ends if len(e)), default=0.0)
+    found = [f"{unknown:,} of its seeds have no {metric}"] if unknown else []
     if len(marks) == 0:
-        notes.append(f"{group.label}: its runs have no part of the axis in common: no mean is drawn")
-    elif marks[-1] < longest:
-        notes.append(f"{group.label}: its runs are not equally long; their mean ends at {marks[-1]:,.0f}")
-    return notes
+        found.append("its runs have no part of the axis in common: no mean is drawn")
+    elif marks[-1] < max(x[-1] for x in places):
+        found.append(f"its runs are not equally long; their mean ends at {marks[-1]:,.0f}")
+    return [f"{group.label}: {sentence}" for sentence in found]
 
 
 def _draw_events(axes: Any, groups: Sequence[Group], metric: str, x: Axis) -> tuple[int, list[str]]:
