@@ -161,12 +161,3 @@ def test_without_matplotlib_the_command_says_what_to_install(tmp_path):
         "jaxtrain: plot: needs matplotlib: pip install 'jaxtrain[plot]'\n",
     )
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
-
-
-@pytest.mark.parametrize("command", ["plot", "compare", "runs"])
-def test_the_help_of_commands_that_look_at_runs_fits_a_terminal(command, capsys, monkeypatch):
-    monkeypatch.setenv("COLUMNS", "80")
-    with pytest.raises(SystemExit):
-        cli.main([command, "--help"])
-    lines = capsys.readouterr().out.splitlines()
-    assert len(lines) <= 24 and max(map(len, lines)) <= 80
