@@ -4,9 +4,8 @@ In: YAML files of `experiments/`, overrides. Out: a row for each evaluation even
 
     python benchmarks/learning.py experiments/cartpole_ppo.yaml --num-seeds 16
 
-The score is the last evaluation's mean return of each seed, never a maximum over time. The interval is
-a percentile bootstrap over seeds (Agarwal et al. 2021, "Deep Reinforcement Learning at the Edge of the
-Statistical Precipice"; one task, so its stratified bootstrap is this one).
+The score is the last evaluation's mean return of each seed, never a maximum over time. Mean and interval are
+those of `jaxtrain/tools/stats.py`.
 """
 
 from __future__ import annotations
@@ -23,23 +22,7 @@ import numpy as np
 from throughput import about
 
 import jaxtrain
-from jaxtrain.tools import short
-
-
-def iqm(scores: np.ndarray) -> np.ndarray:
-    """Mean of the middle half along the last axis, entries at its edges weighted."""
-    ordered = np.sort(scores, axis=-1)
-    n = ordered.shape[-1]
-    edges = np.arange(n + 1) / n
-    weight = np.diff(np.clip(edges, 0.25, 0.75))
-    return (ordered * weight).sum(-1) / weight.sum()
-
-
-def interval(scores: np.ndarray, samples: int = 20_000) -> tuple[float, float]:
-    """95 % of the bootstrap distribution of the IQM over seeds."""
-    draws = np.random.default_rng(0).integers(0, len(scores), (samples, len(scores)))
-    low, high = np.percentile(iqm(scores[draws]), (2.5, 97.5))
-    return float(low), float(high)
+from jaxtrain.tools import short, stats
 
 
 def learn(file: str, overrides: list[str], num_seeds: int) -> dict[str, Any]:
@@ -54,13 +37,13 @@ def learn(file: str, overrides: list[str], num_seeds: int) -> dict[str, Any]:
     for name, columns in result.history.items():
         if "return_mean" in columns:
             scores = np.asarray(columns["return_mean"], np.float64)  # [S, marks]
-            low, high = interval(scores[:, -1])
+            low, high = stats.iqm_interval(scores[:, -1], samples=20_000)
             rows[name] = {
-                "iqm": float(iqm(scores[:, -1])),
+                "iqm": stats.iqm(scores[:, -1]),
                 "low": low,
                 "high": high,
                 "worst": float(scores[:, -1].min()),
-                "curve": [round(float(x), 2) for x in iqm(scores.T)],
+                "curve": [round(float(x), 2) for x in map(stats.iqm, scores.T)],
             }
     return {
         "file": file,

@@ -1,6 +1,6 @@
 """Files that are whole or not there, whatever kills the process or the machine.
 
-In: paths and texts. Out: files. Knows nothing of what they hold.
+In: paths, texts and bytes. Out: files. Knows nothing of what they hold.
 """
 
 from __future__ import annotations
@@ -83,8 +83,8 @@ def fsync_tree(place: Path) -> None:
         fsync(path)
 
 
-def write(path: Path, text: str) -> None:
-    """Replace a file: a reader sees the old text or the new one, and so does whoever comes after a crash.
+def write(path: Path, content: str | bytes) -> None:
+    """Replace a file: a reader sees the old content or the new one, and so does whoever comes after a crash.
 
     One process at a time may do so; what a killed one has left is written over.
 
@@ -94,8 +94,8 @@ def write(path: Path, text: str) -> None:
     part = unfinished(path)
     try:
         part.unlink(missing_ok=True)  # a link that somebody has put there leads elsewhere
-        with part.open("x", encoding="utf-8") as file:
-            file.write(text)
+        with part.open("xb") as file:
+            file.write(content.encode() if isinstance(content, str) else content)
         fsync(part)
         os.replace(part, path)
         fsync(path.parent)

@@ -7,20 +7,21 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from jaxtrain.config import yaml as files
+from jaxtrain.errors import ConfigError, Problem
 from jaxtrain.runs import directory as rundir
-from jaxtrain.runs import manager
+from jaxtrain.runs import facts, log, manager
 from jaxtrain.runs.lock import NAME, owner_of
 
-_TAIL = 1 << 18  # bytes of a log's end in which the last metrics are looked for
+_TAIL = 1 << 18  # bytes of a log's end in which the env steps done are looked for
 
 
 @dataclass(frozen=True)
@@ -33,21 +34,50 @@ class Row:
     env_steps: int  # done, as far as the log goes
     total_env_steps: int
     last_return: float | None  # mean over seeds: of the last evaluation, or else of training
+    best_return: float | None  # the best such mean that the log has
     return_of: str  # "evaluation" or "training"
     checkpoint: int | None  # env steps of the newest
     started: str
+    differs: Mapping[str, Any] = field(default_factory=dict)  # the fields that the runs do not share
+    label: str = ""  # the first of these, in a few words
 
     @property
     def progress(self) -> float:
         return self.env_steps / self.total_env_steps if self.total_env_steps else 0.0
 
 
-def rows(root: str | Path) -> list[Row]:
-    """The runs in a directory and below it, by the time of their last start."""
-    return sorted(map(_row, _places(root)), key=lambda row: (row.started, str(row.path)))
+# How rows may be sorted; of returns the greatest come first, and runs without one last.
+SORTS: Mapping[str, Callable[[Row], Any]] = {
+    "started": lambda row: row.started,
+    "path": lambda row: str(row.path),
+    "state": lambda row: row.state,
+    "seeds": lambda row: row.seeds,
+    "env_steps": lambda row: row.env_steps,
+    "last": lambda row: -np.inf if row.last_return is None else row.last_return,
+    "best": lambda row: -np.inf if row.best_return is None else row.best_return,
+}
 
 
-def _places(root: str | Path) -> Iterator[Path]:
+def rows(root: str | Path, sort: str = "started") -> list[Row]:
+    """The runs in a directory and below it, by one of `SORTS`: by the time of their last start.
+
+    Raises:
+      ConfigError: there is no such sort.
+    """
+    if sort not in SORTS:
+        raise ConfigError([Problem("sort", sort, f"needs one of {', '.join(SORTS)}")])
+    found = [_row(path) for path in places(root)]
+    paths = facts.differing([asked for _, asked in found if asked])
+    labels = iter(facts.labels([asked for _, asked in found if asked]))
+    said = [
+        replace(row, differs={p: asked[p] for p in paths if p in asked}, label=next(labels)) if asked else row
+        for row, asked in found
+    ]
+    said.sort(key=lambda row: (row.started, str(row.path)))
+    return sorted(said, key=SORTS[sort], reverse=sort in ("last", "best"))
+
+
+def places(root: str | Path) -> Iterator[Path]:
     """The directories of runs, to any depth; links are not followed."""
     left = [str(root)]
     while left:
@@ -60,22 +90,36 @@ def _places(root: str | Path) -> Iterator[Path]:
             yield Path(place)
 
 
-def _row(path: Path) -> Row:
+def _row(path: Path) -> tuple[Row, facts.Facts]:
+    """A row, without what differs, and the fields of the run; none of one that cannot be read."""
     try:
         about = rundir.read_about(path)
         start, seeds = about["starts"][-1], len(about["seeds"] or ()) or about["num_seeds"]
-        total = _count(files.read(rundir.config_of(path))["total_env_steps"])
+        config = files.read(rundir.config_of(path))
+        total = _count(config["total_env_steps"])
         checkpoint = max(manager.found(rundir.inside(path, rundir.CHECKPOINTS)), default=None)
-        env_steps, last, of = _last(rundir.inside(path, rundir.LOG))
-        done = max(env_steps, checkpoint or 0)
-        state = _state(path, start["exit"])
-        return Row(path, seeds, state, done, total, last, of, checkpoint, start["started"][:40])
+        place = rundir.inside(path, rundir.LOG)
+        returns, of = _returns(place)
+        done = max(_done(place), checkpoint or 0)
+        last, best = (returns[-1], max(returns)) if returns else (None, None)
+        state, started = state_of(path, about), start["started"][:40]
+        asked = facts.of_config(config) | facts.of_run(about)
+        return Row(path, seeds, state, done, total, last, best, of, checkpoint, started), asked
     except Exception:  # whatever a stranger's files make of it: the others have their rows
-        return Row(path, 0, "unreadable", 0, 0, None, "", None, "")
+        return Row(path, 0, "unreadable", 0, 0, None, None, "", None, ""), {}
 
 
-def _state(path: Path, said: str | None) -> str:
+def state_of(path: Path, about: Mapping[str, Any]) -> str:
+    """What became of a run: running, finished, stopped, killed or failed.
+
+    Args:
+      about: what its `run.json` says.
+
+    Raises:
+      ConfigError: its lock is none, or leads out of it.
+    """
     rundir.inside(path, NAME)  # a pipe would block
+    said = about["starts"][-1].get("exit") if about["starts"] else None
     if owner_of(path) is not None:
         return "running"
     if said is None:
@@ -83,27 +127,30 @@ def _state(path: Path, said: str | None) -> str:
     return said if said == "finished" else "stopped" if said.startswith("signal") else "failed"
 
 
-def _last(log: Path) -> tuple[int, float | None, str]:
-    """Env steps, return and of what, as the end of a log has them."""
+def _done(place: Path) -> int:
+    """Env steps as the end of a log has them."""
     try:
-        with log.open("rb") as file:
+        with place.open("rb") as file:
             size = file.seek(0, os.SEEK_END)
             file.seek(max(0, size - _TAIL))
             lines = file.read().splitlines()
     except FileNotFoundError:
-        return 0, None, ""
-    found = [row for row in map(_parsed, lines) if row]
-    env_steps = max((_count(row["env_steps"]) for row in found), default=0)
+        return 0
+    return max((_count(row["env_steps"]) for row in map(_parsed, lines) if row), default=0)
+
+
+def _returns(place: Path) -> tuple[list[float], str]:
+    """The mean return over seeds of each evaluation, or else of training, and of which it is."""
     for of, event, metric in (
         ("evaluation", "evaluation", "return_mean"),
         ("training", "metrics", "rollout/return_mean"),
     ):
-        returns = (row["values"].get(metric) for row in reversed(found) if row["name"] == event)
-        given = (np.asarray(x, float) for x in returns if x is not None)  # None in a list is NaN
-        last = next((x for x in map(manager.over_seeds, given) if x is not None), None)
-        if last is not None:
-            return env_steps, last, of
-    return env_steps, None, ""
+        with suppress(FileNotFoundError):
+            given = (row["values"].get(metric) for _, row in log.rows(place, event) if row is not None)
+            means = (manager.over_seeds(np.asarray(x, float)) for x in given if x is not None)
+            if found := [x for x in means if x is not None]:  # None in a list is NaN
+                return found, of
+    return [], ""
 
 
 def _count(value: Any) -> int:

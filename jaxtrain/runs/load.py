@@ -7,7 +7,7 @@ metrics, verdicts. Knows nothing of how a run is driven.
 from __future__ import annotations
 
 import dataclasses
-import json
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +24,7 @@ from jaxtrain.loop.state import TrainState
 from jaxtrain.loop.train import Marks, seeds_first
 from jaxtrain.loop.trainer import History, Trainer
 from jaxtrain.paths import as_path
-from jaxtrain.runs import checkpoint, manager, snapshot
+from jaxtrain.runs import checkpoint, log, manager, snapshot
 from jaxtrain.runs import directory as rundir
 from jaxtrain.runs.checkpoint import Damaged, Gone
 from jaxtrain.runs.manager import best_metric
@@ -177,21 +177,17 @@ def load(
 
 def _log_of(directory: Path) -> list[dict[str, Any]]:
     """The rows of a run's log; a last line that is still being written is left out."""
+    found: list[dict[str, Any]] = []
     try:
-        text = rundir.inside(directory, rundir.LOG).read_text(encoding="utf-8")
-    except (FileNotFoundError, UnicodeDecodeError):
+        for number, row in log.rows(rundir.inside(directory, rundir.LOG), most=sys.maxsize):
+            if row is None:
+                rule = f"line {number} is no JSON of a record"
+                raise ConfigError([Problem(str(directory / rundir.LOG), MISSING, rule)])
+            found.append(row)
+    except OSError:
         rule = f"has no {rundir.LOG} that can be read: needs `jsonlines` among logging.sinks"
         raise ConfigError([Problem(f"directory {str(directory)!r}", MISSING, rule)]) from None
-    lines = text.splitlines(keepends=True)
-    rows: list[dict[str, Any]] = []
-    for number, line in enumerate(lines, 1):
-        try:
-            if line.endswith("\n"):
-                rows.append(json.loads(line))
-        except (ValueError, RecursionError):
-            rule = f"line {number} is no JSON"
-            raise ConfigError([Problem(str(directory / rundir.LOG), MISSING, rule)]) from None
-    return rows
+    return found
 
 
 def load_policy(

@@ -1,16 +1,46 @@
 """The log of a run as whole rows, whatever a crash, a copy or an editor has made of its bytes.
 
-In: the path of `metrics.jsonl`. Out: the same file, cut back to the end of a row, and what was amiss with it.
-Knows nothing of what rows mean, nor of how long the log should be.
+In: the path of `metrics.jsonl`. Out: its rows; or the same file, cut back to the end of a row, and what was
+amiss with it. Knows nothing of what rows mean, nor of how long the log should be.
 """
 
 from __future__ import annotations
 
 import json
 import mmap
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from jaxtrain.runs import disk
+
+MOST = 1 << 30  # bytes of a log that are read where nobody waits for more
+_MOST_OF_A_LINE = 1 << 26
+
+
+def rows(
+    path: Path, only: str | None = None, most: int = MOST
+) -> Iterator[tuple[int, dict[str, Any] | None]]:
+    """The rows of a log with the numbers of their lines, from 1; None for a line that is no row.
+
+    A last line without its end, which is being written, is left out, and what is behind the first `most`
+    bytes.
+
+    Args:
+      only: the name of the records that are wanted; the others cost little and are left out.
+
+    Raises:
+      OSError: it cannot be read.
+    """
+    wanted = b"" if only is None else json.dumps(only).encode()
+    with path.open("rb", buffering=1 << 20) as file:
+        number, left = 0, most
+        while left > 0 and (line := file.readline(_MOST_OF_A_LINE)):
+            number, left = number + 1, left - len(line)
+            if wanted in line and (line.endswith(b"\n") or len(line) == _MOST_OF_A_LINE):
+                row = _row(line) if line.endswith(b"\n") else None
+                if row is None or only in (None, row["name"]):
+                    yield number, row
 
 
 def mend(path: Path) -> list[str]:
@@ -46,7 +76,23 @@ def _end_of_rows(data: mmap.mmap) -> int:
 
 
 def _is_row(line: bytes) -> bool:
+    return isinstance(_parsed(line), dict)
+
+
+def _parsed(line: bytes) -> Any:
+    """What a line is as JSON; None for one that is none."""
     try:
-        return isinstance(json.loads(line), dict)
+        return json.loads(line)
     except (ValueError, RecursionError):
-        return False
+        return None
+
+
+def _row(line: bytes) -> dict[str, Any] | None:
+    """A line with the entries that a record has, each of its type; None for any other."""
+    found = _parsed(line) if line.lstrip().startswith(b"{") else None
+    if not isinstance(found, dict):
+        return None
+    env_steps = found.get("env_steps")
+    sound = isinstance(found.get("name"), str) and type(env_steps) is int and 0 <= env_steps < 1 << 63
+    parts = (found.get("values"), found.setdefault("time", {}))
+    return found if sound and all(isinstance(part, dict) for part in parts) else None

@@ -1,4 +1,4 @@
-"""The command line: `jaxtrain train`, `resume`, `runs`, `evaluate`, `verify`, `plan`, `config` and `list`.
+"""The command line: `jaxtrain train`, `resume`, `runs`, `plot`, `compare`, `evaluate` and the others.
 
 In: arguments. Out: an exit code: 0, 2 for a request that cannot be met, 1 for a failure, 128 + N for a run
 that signal N stopped. What commands do is in `commands.py`.
@@ -31,12 +31,14 @@ from jaxtrain.config.describe import json_schema
 from jaxtrain.config.registry import ALGORITHMS, EVENTS, SINKS, load_object
 from jaxtrain.errors import MISSING, ConfigError, ContractError, Problem, nearest, shown
 from jaxtrain.loop.trainer import Trainer
+from jaxtrain.runs.index import SORTS
 from jaxtrain.runs.resume import MAY_CHANGE
 from jaxtrain.sinks.base import REPLACING
-from jaxtrain.tools import commands, fields, help, output, short
+from jaxtrain.tools import commands, compare, fields, help, output, plot, short
 
 FILE = "a YAML file, or one of: jaxtrain list experiments"
-COMMANDS = ("train", "resume", "runs", "evaluate", "verify", "plan", "config", "list")
+COMMANDS = ("train", "resume", "runs", "plot", "compare", "evaluate", "verify", "plan", "config", "list")
+LOOKING = {"plot": plot, "compare": compare}  # at runs, each in a file of its own
 RUNNING = ("train", "resume", "evaluate", "plan", "config")  # what a config names; `verify --replay` too
 HELPED = ("train", "plan", "config")  # whose help is of the fields of a config, too
 # What a command takes besides fields of the config.
@@ -184,9 +186,14 @@ def _run(arguments: Sequence[str]) -> int:
             return 0
         if options.command == "evaluate":
             return commands.evaluate(options, _conditions(fields.overrides(rest, OPTIONS["evaluate"])))
-        if options.command in ("runs", "verify"):
+        if options.command in LOOKING:  # further runs may stand behind an option
+            options.runs += [word for word in rest if not word.startswith("-")]
+            rest = [word for word in rest if word.startswith("-")]
+        if options.command in ("runs", "verify", *LOOKING):
             if rest:
                 raise ConfigError([Problem(rest[0], MISSING, f"`{options.command}` has no such option")])
+            if options.command in LOOKING:
+                return LOOKING[options.command].main(options)
             return getattr(commands, options.command)(options)
         if options.command == "resume":
             return commands.resume(fields.overrides(rest, OPTIONS["resume"]), options)
@@ -294,9 +301,11 @@ def _parser(algorithm: type[Any] | None) -> argparse.ArgumentParser:
     _resume_arguments(again)
     for command in (train, again):
         command.add_argument("--no-cache", action="store_true", help="compile anew, keep nothing compiled")
-    listing = add("runs", "list runs: state, progress, last return", "[DIR] [--json]")
-    listing.add_argument("root", metavar="DIR", nargs="?", default="runs", help="default runs")
-    listing.add_argument("--json", action="store_true", help="one JSON array, an object for each run")
+    _runs_arguments(
+        add("runs", "list runs: state, progress, returns, what differs", "[DIR] [--sort KEY] [--json]")
+    )
+    for name, looking in LOOKING.items():
+        looking.arguments(add(name, looking.HELP, looking.USAGE))
     evaluate = add(
         "evaluate",
         "complete episodes with a saved policy",
@@ -304,10 +313,7 @@ def _parser(algorithm: type[Any] | None) -> argparse.ArgumentParser:
         "[--env.id ID] [--env.params.NAME VALUE] [--json]",
     )
     _evaluate_arguments(evaluate)
-    verify = add("verify", "check every checkpoint of a run", "DIR [--replay]")
-    verify.add_argument("directory", metavar="DIR", help="of the run")
-    replay = "run the last interval again, compare the bits; imports what the run names"
-    verify.add_argument("--replay", action="store_true", help=replay)
+    _verify_arguments(add("verify", "check every checkpoint of a run", "DIR [--replay]"))
     plan = add("plan", "say what a run would do; run nothing", some)
     whole = "print a config whole, every field with its value; run nothing"
     _config_arguments(plan, add("config", whole, f"{some} [--schema]"))
@@ -346,6 +352,13 @@ def _resume_arguments(again: argparse.ArgumentParser) -> None:
     again.add_argument("--out", metavar="DIR", help="that directory")
 
 
+def _runs_arguments(runs: argparse.ArgumentParser) -> None:
+    runs.add_argument("root", metavar="DIR", nargs="?", default="runs", help="default runs")
+    keys = f"one of {', '.join(SORTS)}; default started"
+    runs.add_argument("--sort", default="started", metavar="KEY", help=keys)
+    runs.add_argument("--json", action="store_true", help="one JSON array, an object for each run")
+
+
 def _evaluate_arguments(evaluate: argparse.ArgumentParser) -> None:
     evaluate.add_argument("directory", metavar="DIR", help="of the run")
     evaluate.add_argument(
@@ -358,6 +371,12 @@ def _evaluate_arguments(evaluate: argparse.ArgumentParser) -> None:
     evaluate.add_argument("--sampled", action="store_true", help="draw actions; default: as in the run")
     evaluate.add_argument("--seed", type=_number, metavar="N", help="new draws; default: those of the run")
     evaluate.add_argument("--json", action="store_true", help="one JSON object")
+
+
+def _verify_arguments(verify: argparse.ArgumentParser) -> None:
+    verify.add_argument("directory", metavar="DIR", help="of the run")
+    replay = "run the last interval again, compare the bits; imports what the run names"
+    verify.add_argument("--replay", action="store_true", help=replay)
 
 
 def _number(text: str) -> int | str:

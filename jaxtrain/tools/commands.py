@@ -110,12 +110,13 @@ def resume(overrides: list[str], options: argparse.Namespace) -> int:
 def _launch(config: Config, directory: Path, **given: Any) -> int:
     from jaxtrain.runs.launch import launch
 
+    again = output.typed("jaxtrain", "resume", str(directory))
     try:
         ending = launch(config, directory, **given)
     except (FloatingPointError, OSError, rundir.DirectoryLost) as error:
         output.warn(*f"jaxtrain: {error}".split("\n"))
         if isinstance(error, OSError):
-            output.warn(f"jaxtrain: the last checkpoint is whole; jaxtrain resume {directory}")
+            output.warn(f"jaxtrain: the last checkpoint is whole; {again}")
         return 1
     finally:
         output.settle()
@@ -124,17 +125,31 @@ def _launch(config: Config, directory: Path, **given: Any) -> int:
             f"jaxtrain: seed {seed} stopped: it was not finite; see `non_finite` in the log. Its last "
             f"finite state is in {ending.checkpoint}"
         )
-    output.say(*_outcome(ending.result, directory, config.checkpoint.best_mode))
+    reached, has_best = _outcome(ending.result, directory, config)
+    output.say(*reached)
     output.say(f"files: {directory}/  ({', '.join(sorted(p.name for p in directory.iterdir()))})")
     if ending.signal is not None:
         name = signal.Signals(ending.signal).name
-        output.warn(f"jaxtrain: stopped by {name}, saved; to go on: jaxtrain resume {directory}")
+        output.warn(f"jaxtrain: stopped by {name}, saved; to go on: {again}")
         return 128 + ending.signal
+    output.say(*_next(directory, config, has_best))
     return 1 if ending.non_finite else 0
 
 
-def _outcome(result: Result, directory: Path, mode: str) -> list[str]:
-    """Lines on what a run has reached: its last and its best return, and where the best policy is."""
+def _next(directory: Path, config: Config, has_best: bool) -> list[str]:
+    """What to type after a run, a line for each."""
+    place, longer = str(directory), str(2 * config.total_env_steps)
+    words = [
+        ["plot", place] if (directory / rundir.LOG).exists() else [],
+        ["evaluate", place, *([] if has_best else ["--which", "last"])],
+        ["resume", place, "--total-env-steps", longer, "--anneal-env-steps", longer],
+    ]
+    lines = [output.typed("jaxtrain", *command) for command in words if command]
+    return [f"{'next: ' if i == 0 else '      '}{line}" for i, line in enumerate(lines)]
+
+
+def _outcome(result: Result, directory: Path, config: Config) -> tuple[list[str], bool]:
+    """Lines on what a run has reached, its returns and where its best policy is; and whether there is one."""
     lines: list[str] = []
     history = result.history
     for of, event, metric in (
@@ -148,11 +163,11 @@ def _outcome(result: Result, directory: Path, mode: str) -> list[str]:
             break
     said = manifests(directory / rundir.CHECKPOINTS)
     judged = next((m["best"]["metric"] for _, m in sorted(said.items(), reverse=True) if m["best"]), None)
-    chosen = best(said, judged, mode)
+    chosen = best(said, judged, config.checkpoint.best_mode)
     if chosen is not None:
         where = place(directory / rundir.CHECKPOINTS, chosen)
-        lines.append(f"best policy: {where}, by {judged}; jaxtrain evaluate {directory}")
-    return lines
+        lines.append(f"best policy: {where}, by {judged}")
+    return lines, chosen is not None
 
 
 def runs(options: argparse.Namespace) -> int:
@@ -162,21 +177,23 @@ def runs(options: argparse.Namespace) -> int:
     root = as_path("directory", options.root)
     if options.root != "runs" and not root.is_dir():  # its default need not exist yet
         raise ConfigError([Problem(f"directory {str(root)!r}", MISSING, "there is no such directory")])
-    found = rows(root)
+    found = rows(root, options.sort)
     if options.json:
-        output.show(json.dumps([dataclasses.asdict(row) | {"path": str(row.path)} for row in found]))
+        plain_rows = [dataclasses.asdict(row) | {"path": str(row.path)} for row in found]
+        output.show(json.dumps(plain_rows, default=str))
         return 0
     if not found:
         output.show(f"no runs in {options.root}")
         return 0
     width = max(3, *(len(shown(str(row.path))) for row in found))
-    head = f"{'seeds':>5}  {'state':<10}  {'done':>5}  {'env steps':>15}  {'last return':>23}  last start"
-    output.show(f"{'run':<{width}}  {head}")
+    head = f"{'seeds':>5}  {'state':<10}  {'done':>5}  {'env steps':>15}  {'last return':>23}  {'best':>9}"
+    output.show(f"{'run':<{width}}  {head}  {'last start':<25}  what differs")
     for row in found:
         last = "" if row.last_return is None else f"{row.last_return:,.1f} ({row.return_of})"
-        done = f"{row.progress:>5.0%}  {row.env_steps:>15,}"
-        name = f"{shown(str(row.path)):<{width}}"
-        output.show(f"{name}  {row.seeds:>5}  {row.state:<10}  {done}  {last:>23}  {row.started}")
+        best = "" if row.best_return is None else f"{row.best_return:,.1f}"
+        reached = f"{row.progress:>5.0%}  {row.env_steps:>15,}  {last:>23}  {best:>9}"
+        line = f"{row.seeds:>5}  {row.state:<10}  {reached}  {row.started:<25}  {row.label}".rstrip()
+        output.show(f"{shown(str(row.path)):<{width}}  {line}")
     return 0
 
 

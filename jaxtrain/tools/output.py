@@ -6,6 +6,7 @@ In: texts. Out: lines on standard output or standard error, as long as these tak
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 from contextlib import suppress
 from typing import TextIO
@@ -53,6 +54,25 @@ def _print(text: str, stream: TextIO | None) -> None:
         _print(text.encode("ascii", "backslashreplace").decode(), stream)
     except (OSError, ValueError):  # the latter of one that is closed
         _silence(stream)
+
+
+def typed(program: str, command: str, *words: str) -> str:
+    """A command as it can be pasted into bash or zsh, whatever its words are, a directory first among them.
+
+    What a terminal does not show is written as `$'\\x1b'`, which a shell reads back.
+    """
+    first, *others = words
+    place = f"./{first}" if first.startswith("-") else first
+    return " ".join(map(_quoted, (program, command, place, *others)))
+
+
+def _quoted(word: str) -> str:
+    if word.isprintable():
+        return shlex.quote(word)
+    codes = ("".join(f"\\x{b:02x}" for b in os.fsencode(c)) for c in word)
+    plain = {"\\": "\\\\", "'": "\\'"}
+    signs = zip(word, codes, strict=True)
+    return "$'" + "".join(plain.get(c, c) if c.isprintable() else code for c, code in signs) + "'"
 
 
 def settle() -> None:

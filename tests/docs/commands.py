@@ -30,6 +30,13 @@ from tests.docs.printed import ROOT, Command
 
 # What stands for something of the reader's own, and what the tests put there.
 STANDS_FOR = {"FILE": "cartpole_ppo", "DIR": "runs/cartpole", "NAME": "ppo", "N": "2", "I": "0", "S": "2"}
+STANDS_FOR |= {
+    "RUN…": "runs/cartpole",
+    "FIELD": "env.id",
+    "FIELD=VALUE": "algorithm.name=ppo",
+    "KEY": "path",
+    "R": "9",
+}
 STANDS_FOR |= {"I,J": "0,1", "ENV_STEPS": "last", "VALUE": "128", "--field.name": "--env.num-envs"}
 NEEDS = "--total-env-steps", "2097152"  # an option, and what N is behind it
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
@@ -37,7 +44,7 @@ SETS_UP = ("bash", "git", "make", "pip", "pytest")
 
 
 def kind(command: Command) -> str:
-    """One of jaxtrain, benchmark, script, snippet, tensorboard and those of `SETS_UP`.
+    """One of jaxtrain, benchmark, snippet, tensorboard and those of `SETS_UP`.
 
     Raises:
       ValueError: for any other command: the documentation prints what no test knows how to check.
@@ -47,8 +54,8 @@ def kind(command: Command) -> str:
         return program
     if program == "python" and first == "-c":
         return "snippet"
-    if program == "python" and first.startswith(("benchmarks/", "experiments/")):
-        return "benchmark" if first.startswith("benchmarks/") else "script"
+    if program == "python" and first.startswith("benchmarks/"):
+        return "benchmark"
     raise ValueError(f"{command}: no kind of command that tests/docs/commands.py knows")
 
 
@@ -80,7 +87,7 @@ def read(command: Command) -> None:
             assert command.words[1] in cli.COMMANDS, f"{command}: no such command"
         else:
             _read_jaxtrain(command, filled(command.words[1:]))
-    elif which in ("benchmark", "script"):
+    elif which == "benchmark":
         _read_script(command)
     elif which == "snippet":
         compile(command.words[2], command.place, "exec")
@@ -228,7 +235,7 @@ def run(command: Command) -> None:
         assert list(Path(words[2]).glob("*/tensorboard/events*")), f"{command}: nothing there to show"
     elif which == "snippet":
         exec(compile(words[2], command.place, "exec"), vars(types.ModuleType("snippet")))
-    elif which in ("benchmark", "script"):
+    elif which == "benchmark":
         _process(command, [sys.executable, *expanded(words[1:])])
     elif command.env:
         entry = "import sys; from jaxtrain.tools.cli import main; sys.exit(main())"

@@ -13,10 +13,12 @@ import tempfile
 from pathlib import Path
 
 import pytest
+from numpy import nan
 
 from jaxtrain.runs import index, manager
 from jaxtrain.runs.launch import launch
 from jaxtrain.tools import cli
+from tests import made as fake
 from tests.faults.processes import Drift, alive, ended, run, start, until
 from tests.helpers import Reinforce, tiny
 
@@ -172,6 +174,29 @@ def test_a_name_gives_no_orders_to_a_terminal_and_makes_no_row(tmp_path, capsys)
     assert [line for line in (*lines, *said.err.splitlines()) if not line.isprintable()] == []
     assert len([line for line in lines if "finished" in line and "100%" in line]) == len(names) + 1
     assert len(head) < 300 > max(map(len, lines))
+
+
+def test_runs_say_their_best_return_and_what_differs_and_are_sorted(tmp_path, capsys):
+    for name, rate, values in (
+        ("a", 1, [1, 9, 2]),
+        ("b", 2, [3, 4, 5]),
+        ("c", 3, [[0, 2], [4, 6], [3, nan]]),
+    ):
+        fake.run(tmp_path / name, values, algorithm={"learning_rate": rate}, logging={"every": rate})
+    found = {row.path.name: (row.last_return, row.best_return, row.label) for row in index.rows(tmp_path)}
+    assert found == {
+        "a": (2, 9, "learning_rate=1"),
+        "b": (5, 5, "learning_rate=2"),
+        "c": (3, 5, "learning_rate=3"),
+    }
+    assert index.rows(tmp_path)[0].differs == {"algorithm.learning_rate": 1, "logging.every": 1}
+    for sort, names in (("last", "bca"), ("best", "abc"), ("seeds", "abc"), ("path", "abc")):
+        assert cli.main(["runs", str(tmp_path), "--sort", sort]) == 0
+        head, *lines = capsys.readouterr().out.splitlines()
+        assert "".join(line.split()[0][-1] for line in lines) == names
+        assert head.endswith("what differs") and all("learning_rate=" in line for line in lines)
+    assert cli.main(["runs", str(tmp_path), "--sort", "worst"]) == 2
+    assert "sort = 'worst': needs one of started, path" in capsys.readouterr().err
 
 
 def test_a_run_that_raised_is_a_row_that_says_failed(tmp_path, capsys):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 
 import pytest
 from hypothesis import given
@@ -45,6 +46,34 @@ def test_zeroes_between_rows_are_named_with_their_line_and_stay(begin, line, tmp
         [f"metrics.jsonl has zeroes in line {line}, where rows are missing"],
         data,
     )
+
+
+def test_rows_are_read_by_line_and_what_is_no_record_is_none(tmp_path):
+    path, row = tmp_path / "metrics.jsonl", {"name": "a", "env_steps": 3, "values": {}}
+    others = [
+        [],
+        3,
+        row | {"name": 3},
+        row | {"env_steps": -1},
+        row | {"env_steps": 1.5},
+        row | {"values": []},
+    ]
+    lines = [row, *others, row | {"env_steps": 10**400}, row | {"time": 3}, row | {"name": "b"}]
+    data = "".join(json.dumps(x) + "\n" for x in lines) + "[" * 99_999 + "\n\n"
+    path.write_text(data + json.dumps(row))  # of which the last is being written
+    found = dict(log.rows(path))
+    assert list(found) == list(range(1, 13))
+    assert {number for number, x in found.items() if x is not None} == {1, 10}
+    assert found[1] == row | {"time": {}}
+    assert [number for number, x in log.rows(path, "b") if x is not None] == [10]
+
+
+def test_no_more_of_a_log_is_read_than_a_log_has(tmp_path):
+    """A file of 10^12 zeroes takes no place on disk."""
+    path = tmp_path / "metrics.jsonl"
+    path.write_bytes(b"")
+    os.truncate(path, 10**12)
+    assert list(log.rows(path, most=1 << 27)) == [(1, None), (2, None)]
 
 
 def test_a_log_of_zeroes_alone_or_of_nothing_or_none_has_no_row(tmp_path):

@@ -30,7 +30,14 @@ def test_a_run_is_begun_listed_resumed_for_longer_evaluated_and_verified(file, t
     assert f"return: last {returns[-1]:,.1f}, best {max(returns):,.1f} (evaluation)\n" in ended
     best = next(line for line in ended.splitlines() if line.startswith("best policy: "))
     assert best.removeprefix("best policy: ").startswith(f"{out}/checkpoints/0")
-    assert best.endswith(f", by evaluation/return_mean; jaxtrain evaluate {out}")
+    assert best.endswith(", by evaluation/return_mean")
+    first = ended.index("next: ")
+    following = [line[6:] for line in ended[first:].splitlines()]
+    assert following == [
+        f"jaxtrain plot {out}",
+        f"jaxtrain evaluate {out}",
+        f"jaxtrain resume {out} --total-env-steps 768 --anneal-env-steps 768",
+    ]
     code, _, err = say("train", file, "--out", out)
     assert code == 0 and "has done its 384 env steps: nothing is left to do" in err
     code, table, _ = say("runs", tmp_path / "runs")
@@ -56,7 +63,10 @@ def test_a_run_is_begun_listed_resumed_for_longer_evaluated_and_verified(file, t
     assert len(made["returns"]) == len(made["lengths"]) == made["values"]["episodes"]
     assert made["env"]["id"] == "tests.probes.envs:Cycle" and made["env_steps"] == 768
     code, table, _ = say("runs", tmp_path / "runs", "--json")
-    assert [(row["path"], row["env_steps"]) for row in json.loads(table)] == [(str(out), 768)]
+    (row,) = json.loads(table)
+    assert (row["path"], row["env_steps"]) == (str(out), 768)
+    assert row["last_return"] == rows[-1]["values"]["return_mean"] and row["differs"] == {}
+    assert row["best_return"] == max(r["values"]["return_mean"] for r in rows if r["name"] == "evaluation")
     code, verdict, _ = say("verify", out, "--replay")
     assert code == 0 and "the same bits" in verdict
     for old in ("--seed", "--seeds", "--num-seeds"):

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import pty
+import subprocess
 import sys
 
 import pytest
 
+from jaxtrain.errors import shown
 from jaxtrain.runs import manager
 from jaxtrain.tools import cli, output
 from tests.faults.processes import Drift, ended, main, rows, start
@@ -28,6 +30,28 @@ def test_lines_go_to_where_they_belong_and_every_character_is_shown(capfd, monke
     assert capfd.readouterr().out == "1 \\xb1 2 in \\udcff\n"
     output.say("closed")
     output.settle()
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *(
+            "runs/a",
+            "-rf Ünï 🙂 %s{0}$(touch x);'\"~!",
+            "a\nb\t'\\x",
+            "\x1b[2J",
+            os.fsdecode(b"\xff"),
+            "*",
+            "a b",
+        ),
+    ],
+)
+def test_a_command_that_is_printed_is_read_by_a_shell_as_it_was_meant_and_by_a_terminal_as_text(name):
+    text = output.typed("printf", r"%s\0", name, "--total-env-steps", "3")
+    assert text.isprintable() and text == shown(text)
+    said = subprocess.run(["bash", "-c", text], capture_output=True, check=True).stdout
+    first = f"./{name}" if name.startswith("-") else name
+    assert said == b"".join(os.fsencode(word) + b"\0" for word in (first, "--total-env-steps", "3"))
 
 
 def unheard(kind, *words):
