@@ -221,7 +221,7 @@ class Trainer:
         running, clock = state.status == RUNNING, state.clock + 1
         if self.config.on_nan == "ignore":
             return where(running, new, state).replace(clock=clock), jnp.zeros((0, *running.shape), bool)
-        flags = jnp.stack([found & running for found in bad.values()])
+        flags = jnp.stack(list(bad.values())) & running[None]
         return self._keep_finite(state, new, running, flags.any(axis=0), clock).replace(clock=clock), flags
 
     def _watched(self, state: TrainState) -> tuple[str, ...]:
