@@ -20,12 +20,12 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from throughput import about
 
 import jaxtrain
 from jaxtrain.loop.state import AXES
 from jaxtrain.tools import short
-from jaxtrain.tree import unknown
 
 
 def compiled(config: jaxtrain.Config, num_seeds: int, updates: int) -> tuple[Any, Any, int, int]:
@@ -50,8 +50,9 @@ def warm_up(config: jaxtrain.Config, num_seeds: int, updates: int) -> dict[str, 
         act, collect = trainer.algorithm(state).sample(state.agent, state.clock), trainer.collector(state)
         runner = collect.begin(state.runner, state.env_params, state.episodes)
         last = jax.eval_shape(lambda k: collect(act, runner, k)[1], state.key)
+        none = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), last)
         keys = jax.random.split(state.key, updates)
-        return jax.lax.scan(lambda c, k: (collect(act, c[0], k), None), (runner, unknown(last)), keys)[0]
+        return jax.lax.scan(lambda c, k: (collect(act, c[0], k), None), (runner, none), keys)[0]
 
     one_each = jax.jit(jax.vmap(rollouts, in_axes=(AXES,)))
     run = jax.jit(lambda state: trainer.run(state, updates))

@@ -1,6 +1,6 @@
 """What is done to any pytree of arrays, of one seed or of many.
 
-In: pytrees. Out: pytrees: choices by seed, unknown values, comparisons of structure, many arrays as a few.
+In: pytrees. Out: pytrees: choices by seed, comparisons of structure, many arrays as a few.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -33,13 +33,6 @@ class InPlace:
     value: PyTree
 
 
-class Known(NamedTuple):
-    """A metric that means nothing yet where `known` is False: a loss before the first gradient step, say."""
-
-    value: jax.Array
-    known: jax.Array  # bool[]
-
-
 def _in_place(x: Any) -> bool:
     return isinstance(x, InPlace)
 
@@ -55,13 +48,9 @@ def where(condition: jax.Array, on_true: PyTree, on_false: PyTree) -> PyTree:
     return jax.tree.map(pick, on_true, on_false, is_leaf=_in_place)
 
 
-def unknown(shapes: PyTree) -> PyTree:
-    """Arrays of these shapes that say nothing yet: NaN, and 0 where the dtype has no NaN."""
-
-    def make(x: Any) -> jax.Array:
-        return jnp.full(x.shape, jnp.nan if jnp.issubdtype(x.dtype, jnp.inexact) else 0, x.dtype)
-
-    return jax.tree.map(make, shapes)
+def lead(x: Any, like: Any) -> jax.Array:
+    """`x` with axes of one entry in front, until it has as many as `like`."""
+    return jnp.reshape(x, (*[1] * (jnp.ndim(like) - jnp.ndim(x)), *jnp.shape(x)))
 
 
 def inexact(x: Any) -> bool:
@@ -190,7 +179,7 @@ class Packing:
         groups: dict[Any, list[int]] = {}
         for i, (shape, dtype) in enumerate(self._like):
             alone = math.prod(shape) > largest or dtype.kind not in "biuf"
-            groups.setdefault(("alone", i) if alone else dtype.itemsize, []).append(i)
+            groups.setdefault(("alone", i) if alone else min(dtype.itemsize, 4), []).append(i)
         self._groups = groups
 
     def pack(self, values: Sequence[jax.Array]) -> list[jax.Array]:
@@ -213,7 +202,7 @@ class Packing:
             begin = 0
             for i in group:
                 shape, dtype = self._like[i]
-                end = begin + math.prod(shape)
+                end = begin + math.prod(shape) * dtype.itemsize // words.itemsize
                 found[i] = words[begin:end].view(dtype).reshape(shape)
                 begin = end
         return [found[i] for i in range(len(self._like))]
@@ -222,4 +211,5 @@ class Packing:
 def _words(x: jax.Array, width: int) -> jax.Array:
     if x.dtype == jnp.bool_:
         return x.astype(jnp.uint8)  # which `bitcast_convert_type` does not take
-    return lax.bitcast_convert_type(x, {1: jnp.uint8, 2: jnp.uint16, 4: jnp.uint32, 8: jnp.uint64}[width])
+    # Of 64 bits two words: the thread that a program calls on the host may know of 32 alone.
+    return lax.bitcast_convert_type(x, {1: jnp.uint8, 2: jnp.uint16, 4: jnp.uint32}[width])

@@ -19,8 +19,8 @@ from jaxtrain.errors import ConfigError, Problem
 
 PyTree: TypeAlias = Any
 Key: TypeAlias = jax.Array
-Metrics: TypeAlias = dict[str, Any]  # flat, scalars of one seed; an algorithm's may be `tree.Known`
-Report: TypeAlias = dict[str, jax.Array]  # flat, scalars or small arrays of one seed
+Metrics: TypeAlias = dict[str, Any]  # flat, scalars of one seed; an algorithm's may be `known.Known`
+Report: TypeAlias = dict[str, Any]  # flat, scalars or small arrays of one seed; may be `known.Known`
 Carry: TypeAlias = PyTree  # recurrent state of a policy, leaves [B, ...]; () for one without
 Clock: TypeAlias = jax.Array  # i32[], updates done; shared by all seeds and never batched
 Agent = TypeVar("Agent")  # an algorithm's own state, of one seed
@@ -260,7 +260,7 @@ class Algorithm(NamedTuple, Generic[Agent]):
     policy: Callable[[Agent, Clock], Policy]  # greedy
     sample: Callable[[Agent, Clock], Policy]  # the one that explores
     # `(agent, runner, experience, clock, key) -> (agent, runner, metrics)`. A metric that means nothing yet
-    # is a `tree.Known`.
+    # is a `known.Known`.
     update: Callable[[Agent, PyTree, Experience, Clock, Key], tuple[Agent, PyTree, Metrics]]
     carry: PyTree = ()  # the recurrent state of one environment at an episode's start
     # `(agent, obs, carry) -> f32[...]`, in the environment's reward unit, for any leading axes.

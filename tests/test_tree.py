@@ -12,14 +12,12 @@ from jax import lax
 
 from jaxtrain.tree import (
     InPlace,
-    Known,
     any_over_seeds,
     in_place,
     is_in_place,
     nonbatchable,
     not_finite,
     same_tree,
-    unknown,
     watched,
     where,
 )
@@ -121,18 +119,6 @@ def test_in_place_is_a_pytree_whose_leaves_have_paths_and_go_through_transformat
     mapped = jax.jit(jax.vmap(lambda r: InPlace({"x": r.value["x"].at[1].set(7.0)})))(ring)
     assert isinstance(mapped, InPlace)
     assert mapped.value["x"].tolist() == [[0, 7, 0]] * 2
-
-
-def test_known_is_a_pytree_of_a_value_and_whether_it_is_one():
-    metric = jax.vmap(lambda x: Known(x, x > 0))(jnp.array([-1.0, 1.0]))
-    assert isinstance(metric, Known) and metric.known.tolist() == [False, True]
-
-
-def test_unknown_is_nan_where_there_is_one():
-    shapes = {"x": jax.ShapeDtypeStruct((2,), jnp.float16), "n": jax.ShapeDtypeStruct((), jnp.int32)}
-    found = unknown(shapes | {"b": jax.ShapeDtypeStruct((1,), bool)})
-    assert np.isnan(found["x"]).all() and found["x"].dtype == jnp.float16
-    assert found["n"].dtype == jnp.int32 and int(found["n"]) == 0 and found["b"].tolist() == [False]
 
 
 # ---- conditions of all seeds

@@ -21,10 +21,10 @@ from jax import lax
 
 from jaxtrain.config import field
 from jaxtrain.errors import Problem
+from jaxtrain.known import Known
 from jaxtrain.rl import networks, own, replay
 from jaxtrain.rl.distributions import mask_logits
 from jaxtrain.rl.networks import NetworkConfig
-from jaxtrain.tree import Known
 from jaxtrain.types import (
     ActOutput,
     Algorithm,

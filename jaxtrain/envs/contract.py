@@ -86,15 +86,16 @@ def _called(env: Any, name: str, *args: Any) -> PyTree:
 
     def traced(args: tuple[Any, ...]) -> list[Any]:
         leaves, structure = jax.tree.flatten(function(*args))
-        made[:] = leaves, structure
+        # Nothing that is traced is kept: `jax_check_tracer_leaks` takes it for a fault of the user's.
+        made[:] = [None if _is_array(leaf) else (leaf,) for leaf in leaves], structure
         return [leaf for leaf in leaves if _is_array(leaf)]
 
     try:
         shapes = iter(jax.eval_shape(traced, args))
     except Exception as error:  # whatever it does while it is traced
         raise _fault(name, f"raised {raised(error)}") from error
-    leaves, structure = made
-    return jax.tree.unflatten(structure, [next(shapes) if _is_array(leaf) else leaf for leaf in leaves])
+    others, structure = made
+    return jax.tree.unflatten(structure, [next(shapes) if kept is None else kept[0] for kept in others])
 
 
 def _is_array(leaf: Any) -> bool:

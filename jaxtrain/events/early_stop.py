@@ -35,8 +35,8 @@ def early_stop(
     if metric not in state.metrics:
         rule = "no such metric" + nearest(metric, state.metrics)
         raise ConfigError([Problem("metric", metric, rule)])
-    value = state.metrics[metric]
-    reached = value <= threshold if below else value >= threshold  # NaN reaches nothing
+    value, known = state.metrics.entry(metric)
+    reached = known & (value <= threshold if below else value >= threshold)  # NaN reaches nothing
     running = state.status == 0
     return state.replace(
         status=jnp.where(running & reached, STOPPED, state.status),

@@ -16,6 +16,7 @@ from jax.core import Tracer
 
 from jaxtrain.config.field import Params, is_array, is_number
 from jaxtrain.errors import MISSING, ConfigError, Named, Problem, nearest
+from jaxtrain.known import Known, filled
 from jaxtrain.schedule import Schedule
 from jaxtrain.types import PyTree, Report
 
@@ -231,7 +232,7 @@ class Event:
 
 def mean_return(state: Any) -> jax.Array:
     """Mean undiscounted return of the last 100 finished episodes, f32[]; NaN before the first."""
-    return state.episodes.metrics()["rollout/return_mean"]
+    return filled(state.episodes.metrics()["rollout/return_mean"])
 
 
 Part = Event | OnReset | OnStep
@@ -284,7 +285,8 @@ def own_report(event: Event, result: Any) -> tuple[Any, Report]:
     checked: Report = {}
     for name, value in report.items():
         try:
-            checked[str(name)] = jnp.asarray(value)
+            is_known = isinstance(value, Known)
+            checked[str(name)] = Known(*map(jnp.asarray, value)) if is_known else jnp.asarray(value)
         except (TypeError, ValueError):
             raise TypeError(f"event {event.name!r}: report[{name!r}] is no array: {value!r}") from None
     return state, checked

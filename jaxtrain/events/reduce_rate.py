@@ -9,6 +9,7 @@ from jax.core import Tracer
 
 from jaxtrain.errors import ConfigError, Problem, nearest
 from jaxtrain.events.event import is_rate, traits
+from jaxtrain.known import Known
 from jaxtrain.types import Key, PyTree, Report
 
 
@@ -42,7 +43,7 @@ def _check(
 def _init(trainer: Any) -> PyTree:
     """What it remembers of one seed: nothing has been seen yet."""
     del trainer
-    return {"best": jnp.full((), jnp.nan), "stalled": jnp.zeros((), jnp.int32)}
+    return {"best": Known(jnp.zeros(()), jnp.bool_(False)), "stalled": jnp.zeros((), jnp.int32)}
 
 
 @traits(check=_check, init=_init)
@@ -63,7 +64,8 @@ def reduce_rate(
     """Multiply a rate by `factor` once a metric has not improved for `patience` firings; of a schedule, all.
 
     Args:
-      metric: a name in `state.metrics`, such as `evaluation/return_mean`. Where it is NaN nothing is counted.
+      metric: a name in `state.metrics`, such as `evaluation/return_mean`. While it is unknown or NaN nothing
+        is counted.
       rate: a name in `state.hyper`.
       factor: between 0 and 1.
       patience: how many firings without an improvement, one after another; then they are counted anew.
@@ -89,15 +91,16 @@ def reduce_rate(
     ]
     if found:
         raise ConfigError(found)
-    value, memory, old = state.metrics[metric], state.events[name], state.hyper[rate]
-    best, sign = memory["best"], 1.0 if mode == "max" else -1.0
-    known = ~jnp.isnan(value)
-    improved = known & (jnp.isnan(best) | (sign * (value - best) > min_delta))
+    value, known = state.metrics.entry(metric)
+    memory, old, sign = state.events[name], state.hyper[rate], 1.0 if mode == "max" else -1.0
+    best, begun = memory["best"]
+    known &= ~jnp.isnan(value)
+    improved = known & (~begun | (sign * (value - best) > min_delta))
     stalled = jnp.where(improved, 0, memory["stalled"] + known)
     due = stalled >= patience
     new = jnp.where(due, jnp.minimum(old, jnp.maximum(old * factor, lowest)), old)
-    best = jnp.where(improved, value, best)
+    best = Known(jnp.where(improved, value, best).astype(best.dtype), begun | improved)
     stalled = jnp.where(due, 0, stalled)
-    remembered = {"best": best.astype(memory["best"].dtype), "stalled": stalled.astype(jnp.int32)}
+    remembered = {"best": best, "stalled": stalled.astype(jnp.int32)}
     state = state.replace(hyper=state.hyper.replace({rate: new}), events={**state.events, name: remembered})
     return state, {"rate": trainer.rate(state, rate), **remembered}

@@ -137,7 +137,8 @@ def built_in(config: Config) -> tuple[Event, ...]:
 def _metrics(trainer: Any, state: Any, key: Key) -> tuple[Any, Report]:
     """The metrics of the last update; what other events left there is in their own records."""
     del trainer, key
-    return state, {k: v for k, v in state.metrics.items() if k.startswith(("rollout/", "train/", "rates/"))}
+    metrics = state.metrics.entries()
+    return state, {k: v for k, v in metrics.items() if k.startswith(("rollout/", "train/", "rates/"))}
 
 
 def part_of(item: Any) -> Part:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import itertools
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -19,6 +19,7 @@ import jax
 import numpy as np
 from jax.experimental import io_callback
 
+from jaxtrain.known import filled
 from jaxtrain.sinks.dispatch import Dispatcher
 from jaxtrain.tree import Packing
 from jaxtrain.types import RunInfo, Sink
@@ -48,30 +49,29 @@ def started(run: jax.Array, clock: jax.Array, *, num_seeds: int) -> None:
     io_callback(receive, None, run, clock, ordered=True)
 
 
-def emit(
-    run: jax.Array, clock: jax.Array, values: dict[str, jax.Array], *, name: str, seeds: bool
-) -> jax.Array:
+def emit(run: jax.Array, clock: jax.Array, values: Mapping[str, Any], *, name: str, seeds: bool) -> jax.Array:
     """Hand one record to the sinks, by one ordered host call, while tracing.
 
     Args:
       run: i32[], `Dispatcher.id`; the number of a finished run is no error, the record goes nowhere.
       clock: i32[], updates done.
-      values: small arrays, [S, ...] if `seeds`, else [...]: the dispatcher adds the axis.
+      values: small arrays, [S, ...] if `seeds`, else [...]: the dispatcher adds the axis; or `Readings`.
       name: the event's.
 
     Returns:
       bool[]: whether the run has been asked to stop.
     """
     # Sixteen scalars one by one took eight times as long as in one array (CPU; on a GPU each is a transfer).
-    packing = Packing([run, clock, *values.values()], SMALL)
+    names, given = list(values), [run, clock, *filled(values).values()]
+    packing = Packing(given, SMALL)
 
     def receive(*packed: Any) -> np.ndarray:
         def act(dispatcher: Dispatcher, clock: Any, *rest: Any) -> None:
-            dispatcher.on_record(clock, dict(zip(values, rest, strict=True)), name=name, seeds=seeds)
+            dispatcher.on_record(clock, dict(zip(names, rest, strict=True)), name=name, seeds=seeds)
 
         return _call(act, lambda: packing.unpack(packed))
 
-    return io_callback(receive, STOP, *packing.pack([run, clock, *values.values()]), ordered=True)
+    return io_callback(receive, STOP, *packing.pack(given), ordered=True)
 
 
 def wait() -> None:

@@ -16,6 +16,7 @@ from jax import lax
 
 from jaxtrain.errors import ContractError
 from jaxtrain.events.event import OnReset, OnStep, Statistic, Transition
+from jaxtrain.known import Known
 from jaxtrain.loop import hooks
 from jaxtrain.tree import not_finite, same_tree, where
 from jaxtrain.types import ActOutput, Env, Key, Metrics, Policy, PyTree, Rollout, Step
@@ -53,20 +54,21 @@ class Episodes:
         )
 
     def metrics(self) -> Metrics:
-        """Mean and standard deviation over the window; NaN while no episode has finished."""
+        """Mean and standard deviation over the window; unknown while no episode has finished."""
         held = jnp.minimum(self.finished, WINDOW)
         inside = jnp.arange(WINDOW) < held
 
         def mean(x: jax.Array) -> jax.Array:
-            return jnp.where(held > 0, jnp.sum(jnp.where(inside, x, 0)) / jnp.maximum(held, 1), jnp.nan)
+            return jnp.sum(jnp.where(inside, x, 0)) / jnp.maximum(held, 1)
 
         return_mean = mean(self.returns)
-        return {
-            "rollout/return_mean": return_mean,
-            "rollout/return_std": jnp.sqrt(mean((self.returns - return_mean) ** 2)),
-            "rollout/length_mean": mean(self.lengths.astype(jnp.float32)),
-            "rollout/episodes": self.finished,
+        means = {
+            "return_mean": return_mean,
+            "return_std": jnp.sqrt(mean((self.returns - return_mean) ** 2)),
+            "length_mean": mean(self.lengths.astype(jnp.float32)),
         }
+        known = {f"rollout/{name}": Known(value, held > 0) for name, value in means.items()}
+        return {**known, "rollout/episodes": self.finished}
 
 
 FAULTS = ("observation", "reward", "extras")  # what of a rollout is looked at for what is not finite
@@ -180,7 +182,7 @@ class Collector:
             runner=runner,
             env_params=env_params,
             episodes=episodes,
-            statistics={f"rollout/{s.name}": jnp.full((), jnp.nan) for s in self.statistics},
+            statistics={f"rollout/{s.name}": Known(jnp.zeros(()), jnp.bool_(False)) for s in self.statistics},
             faults={name: jnp.zeros((), bool) for name in FAULTS},
             collects=jnp.zeros((), jnp.int32),
         )
@@ -351,10 +353,9 @@ class Collector:
         return self.length * sum(x.size * x.dtype.itemsize for x in leaves)
 
 
-def _reduce(reduction: str, values: jax.Array, done: jax.Array) -> jax.Array:
+def _reduce(reduction: str, values: jax.Array, done: jax.Array) -> Known:
     """Over [T, B]."""
     if reduction == "episode":
-        return jnp.sum(jnp.where(done, values, 0.0)) / jnp.where(done.any(), done.sum(), jnp.nan)
-    return {"mean": jnp.mean, "sum": jnp.sum, "max": jnp.max, "last": lambda x: jnp.mean(x[-1])}[reduction](
-        values
-    )
+        return Known(jnp.sum(jnp.where(done, values, 0.0)) / jnp.maximum(done.sum(), 1), done.any())
+    reductions = {"mean": jnp.mean, "sum": jnp.sum, "max": jnp.max, "last": lambda x: jnp.mean(x[-1])}
+    return Known(reductions[reduction](values), jnp.bool_(True))

@@ -11,9 +11,10 @@ from typing import Any
 import jax
 from flax import struct
 
+from jaxtrain.known import Readings
 from jaxtrain.loop.hyper import Rates
 from jaxtrain.loop.rollout import Episodes, Runner
-from jaxtrain.types import Key, Metrics, PyTree
+from jaxtrain.types import Key, PyTree
 
 # TrainState.status
 RUNNING = 0
@@ -35,7 +36,7 @@ class TrainState(struct.PyTreeNode):
     runner: Runner
     env_params: PyTree  # leaves [B, ...]: each environment has its own
     episodes: Episodes
-    metrics: Metrics  # of the last update, and the last report of each event that keeps it, as `event/…`
+    metrics: Readings  # of the last update, and the last report of each event that keeps it, as `event/…`
     events: dict[str, PyTree]  # what events remember between firings
     status: jax.Array  # i32[]
     stopped_at: jax.Array  # i32[], updates done when it stopped running; -1 while it runs

@@ -16,25 +16,30 @@ from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
-from typing import Any
+from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.core import Tracer
 
 from jaxtrain import device, signals
 from jaxtrain.config.schema import Config, to_dict
 from jaxtrain.events.event import Part
+from jaxtrain.known import filled
 from jaxtrain.loop import callback
 from jaxtrain.loop.hyper import ELSEWHERE, Rates
-from jaxtrain.loop.state import TrainState
+from jaxtrain.loop.state import NON_FINITE, TrainState
 from jaxtrain.loop.trainer import Emit, History, Trainer
 from jaxtrain.random import as_key
 from jaxtrain.sinks.base import checked, non_finite
-from jaxtrain.types import Key, PyTree, Record, Report, RunInfo, Sink
+from jaxtrain.types import Key, PyTree, Record, RunInfo, Sink
 
 PATIENCE = 10.0  # seconds of compilation in silence
 _log = logging.getLogger("jaxtrain")
+
+
+Rows: TypeAlias = dict[str, dict[str, jax.Array]]  # event -> metric -> [marks, ...]
 
 
 class Marks(Mapping[str, tuple[int, ...]]):
@@ -65,11 +70,12 @@ class Result:
     """What a run leaves.
 
     `history[event][metric]` has one row per mark, [marks, ...], and `marks[event]` their env steps.
-    Under `vmap` leaves have the mapped axes in front.
+    A row that was never written, and a value that was not known, is NaN; of a whole number 0. Under `vmap`
+    leaves have the mapped axes in front.
     """
 
     state: TrainState = field(repr=False)
-    history: History = field(repr=False)
+    history: Rows = field(repr=False)
     marks: Marks
 
 
@@ -97,6 +103,9 @@ def train(config: Config, key: Key, *, events: Sequence[Part] = (), sinks: Seque
         not closed. Inside `jax.jit` this returns before the run: call `jaxtrain.loop.callback.wait()`
         after it.
 
+    NaN in the history stands for what is not known. It is put there after the program, where
+    `jax_debug_nans` does not take it for a fault; inside `jax.jit` it is part of the caller's.
+
     After 10 s of compilation a warning of the logger "jaxtrain", on standard error by default, says so.
 
     Raises:
@@ -106,7 +115,8 @@ def train(config: Config, key: Key, *, events: Sequence[Part] = (), sinks: Seque
         `error.result` is the run so far. A second Ctrl-C ends the process at once, with 130. Else the
         program is not to be reached, and Ctrl-C is heard at its end.
       FloatingPointError: with `on_nan: raise`, for a seed whose agent or rollout is not finite; names seed,
-        metric and update. Not inside `jax.jit`, where `result.state.status` tells.
+        metric and update. Not inside `jax.jit`, where `result.state.status` tells. With `jax_debug_nans`, for
+        a seed that has stopped as it was not finite; names the operation, and its line.
 
     Warns:
       RuntimeWarning: for each sink that failed, with what was lost.
@@ -126,15 +136,43 @@ def train(config: Config, key: Key, *, events: Sequence[Part] = (), sinks: Seque
     whole, rates = program(trainer, events, observed=bool(watching))
     if not watching:
         with _saying_that_it_compiles():
-            made = whole(rates, key, jnp.int32(0))
-        return Result(*made, marks)
+            state, history = whole(rates, key, jnp.int32(0))
+        result = Result(state, filled(history), marks)
+        _find_non_finite(trainer, result)
+        return result
     (state, history), stopped = _run_watched(whole, rates, key, watching, run_info(trainer))
+    result = Result(state, filled(history), marks)
+    _find_non_finite(trainer, result)
     failed = None if faults.first is None else FloatingPointError(faults.first)
     if stopped:
-        raise Interrupted(_concrete(Result(state, history, marks))) from failed
+        raise Interrupted(_concrete(result)) from failed
     if failed is not None:
         raise failed
-    return Result(state, history, marks)
+    return result
+
+
+def _find_non_finite(trainer: Trainer, result: Result) -> None:
+    """With `jax_debug_nans` or `jax_debug_infs`, let JAX name the operation that made a seed not finite.
+
+    The program drops what such an update made, whereupon JAX sees nothing of it. Its seed stands where it was
+    before, so that the same update can be done again one operation at a time.
+
+    Raises:
+      FloatingPointError: JAX's.
+    """
+    debugging: Any = jax.config
+    if not (debugging.jax_debug_nans or debugging.jax_debug_infs):
+        return
+    found = _concrete(result)
+    if found is None:
+        return
+    status = np.asarray(found.state.status)
+    bad = np.argwhere(status == NON_FINITE)
+    if len(bad):
+        first = tuple(bad[0])
+        one = jax.tree.map(lambda x: x[first] if x.ndim >= status.ndim else x, found.state)
+        with jax.disable_jit():
+            trainer.update(one.replace(clock=one.stopped_at - 1, status=jnp.zeros_like(one.status)))
 
 
 def _run_watched(
@@ -331,7 +369,7 @@ def _broadcast(size: int, in_batched: Sequence[Any], args: list[PyTree]) -> list
 def emitter(run: jax.Array, seeded: bool) -> Emit:
     """The way out of the program for the reports of run number `run`."""
 
-    def emit(name: str, clock: jax.Array, report: Report) -> jax.Array:
+    def emit(name: str, clock: jax.Array, report: Mapping[str, Any]) -> jax.Array:
         return callback.emit(run, clock, report, name=name, seeds=seeded)
 
     return emit
@@ -356,6 +394,6 @@ def begin(
     return state, history
 
 
-def seeds_first(state: TrainState, history: History) -> History:
+def seeds_first(state: TrainState, history: PyTree) -> PyTree:
     """Rows [marks, S, ...] as [S, marks, ...], as everything else that has a seed axis."""
     return jax.tree.map(lambda x: jnp.moveaxis(x, 1, 0), history) if state.key.ndim else history

@@ -20,6 +20,7 @@ from jax import lax
 
 from jaxtrain.config.schema import Config, EvaluationConfig
 from jaxtrain.events.event import Event, Part
+from jaxtrain.known import Readings
 from jaxtrain.loop import update
 from jaxtrain.loop.build import Parts
 from jaxtrain.loop.hyper import Rates
@@ -27,11 +28,13 @@ from jaxtrain.loop.policy import Policy
 from jaxtrain.loop.rollout import Collector
 from jaxtrain.loop.state import ABANDONED, AXES, NON_FINITE, RUNNING, TrainState, shared_clock
 from jaxtrain.random import as_key, stream
-from jaxtrain.tree import nonbatchable, traced_once, unknown, where
-from jaxtrain.types import Algorithm, Key, Metrics, PyTree, Report
+from jaxtrain.tree import nonbatchable, traced_once, where
+from jaxtrain.types import Algorithm, Key, PyTree, Report
 
-History: TypeAlias = dict[str, dict[str, jax.Array]]  # event -> metric -> [marks, (S,) ...]
-Emit: TypeAlias = Callable[[str, jax.Array, Report], jax.Array]  # (name, clock, report of all seeds) -> stop
+History: TypeAlias = dict[str, Readings]  # event -> metric -> [marks, (S,) ...]
+Emit: TypeAlias = Callable[
+    [str, jax.Array, Mapping[str, Any]], jax.Array
+]  # (name, clock, report of all seeds) -> stop
 Stop: TypeAlias = jax.Array | None  # bool[]: the host asks to stop; None where nothing is said to it
 Faults: TypeAlias = dict[str, jax.Array]  # what -> bool[(S)]: which seeds have something that is not finite
 
@@ -184,13 +187,14 @@ class Trainer:
         state = update.init(self._parts, rates, key, self)
         traced, after = jax.make_jaxpr(self._update_one, return_shape=True)(update.learning(state))
         update.check_collects(self._parts, traced)
-        state = state.replace(metrics=unknown(after.state.metrics))
-        latest: Metrics = {}
+        state = state.replace(metrics=Readings.unknown(after.state.metrics))
+        latest = state.metrics
         for event in self.events:
             if event.keep_latest:
                 report = jax.eval_shape(self._run_one[event.name], state).report
-                latest |= {f"{event.name}/{name}": x for name, x in report.items() if x.shape == ()}
-        return state.replace(metrics={**state.metrics, **unknown(latest)})
+                scalars = jax.eval_shape(partial(Readings.scalars, prefix=f"{event.name}/"), report)
+                latest = latest.updated(Readings.unknown(scalars))
+        return state.replace(metrics=latest)
 
     def _run_event(self, event: Event, state: TrainState) -> update.Fired:
         rates = jax.tree.map(lambda x: x[0], state.hyper) if state.key.ndim else state.hyper
@@ -213,11 +217,11 @@ class Trainer:
         old, one = update.learning(state), self._update_one
         new, bad, _ = self._each(one, old, seeded=state.key.ndim == 1, axes=(AXES,), out_axes=axes)
         # The key is a name: no update moves it, and chosen between it would count as used twice.
-        new = new.replace(key=state.key, metrics={**state.metrics, **new.metrics}, events=state.events)
+        new = new.replace(key=state.key, metrics=state.metrics.updated(new.metrics), events=state.events)
         running, clock = state.status == RUNNING, state.clock + 1
         if self.config.on_nan == "ignore":
             return where(running, new, state).replace(clock=clock), jnp.zeros((0, *running.shape), bool)
-        flags = jnp.stack(list(bad.values())) & running
+        flags = jnp.stack(list(bad.values())) & running[None]
         return self._keep_finite(state, new, running, flags.any(axis=0), clock).replace(clock=clock), flags
 
     def _watched(self, state: TrainState) -> tuple[str, ...]:
@@ -245,13 +249,13 @@ class Trainer:
     # ---- events
 
     def history(self, state: TrainState) -> History:
-        """Empty rows, one for every event and mark: NaN, or 0 in a whole-number column."""
+        """Unknown rows, one for every event and mark."""
         history: History = {}
         for event in self.events:
             report = jax.eval_shape(lambda s, e=event: self._report(e, s).report, state)
-            marks = len(self.timetable[event.name])
-            rows = {k: jax.ShapeDtypeStruct((marks, *x.shape), x.dtype) for k, x in report.items()}
-            history[event.name] = unknown(rows)
+            if event.schedule.predicate is not None:
+                report = jax.eval_shape(_of_wanted, report, state.status == RUNNING)
+            history[event.name] = Readings.unknown(report, len(self.timetable[event.name]))
         return history
 
     def start(
@@ -264,33 +268,16 @@ class Trainer:
         return state, history
 
     def _report(self, event: Event, state: TrainState) -> update.Fired:
-        """What an event makes of all seeds; where a trigger asks first, `fired` is all true here."""
-        seeds = state.key.shape
-        if event.scope == "population":
-            state, report, bad = self._population(event, state)
-        else:
+        """What an event makes of all seeds."""
+        run, seeded = self._run_one[event.name], state.key.ndim == 1
+        if event.scope == "seed":
             axes: Any = update.Fired(AXES, 0, 0)  # type: ignore[arg-type]
-            one = self._run_one[event.name]
-            state, report, bad = self._each(one, state, seeded=bool(seeds), axes=(AXES,), out_axes=axes)
-        if event.schedule.predicate is not None:  # rows of other seeds are NaN
-            report = {k: v.astype(jnp.result_type(float)) for k, v in report.items()}
-            report["fired"] = jnp.ones(seeds, bool)
-        return update.Fired(state, report, bad)
-
-    def _population(self, event: Event, state: TrainState) -> update.Fired:
-        run = self._run_one[event.name]
-        if state.key.ndim == 1:
-            new, report, bad = run(state)
-        else:
-            clock = state.clock
-            many = jax.tree.map(lambda x: x[None], state).replace(clock=clock)
-            new, report, bad = run(many)
-            bad = {name: found[0] for name, found in bad.items()}
-            new = jax.tree.map(lambda x: x[0], new.replace(clock=clock[None]))
-        count = state.key.shape[0] if state.key.ndim else 1
-        about_all = {k: not (v.ndim and v.shape[0] == count) for k, v in report.items()}
-        report = {k: jnp.broadcast_to(v, (count, *v.shape)) if about_all[k] else v for k, v in report.items()}
-        return update.Fired(new, report if state.key.ndim else {k: v[0] for k, v in report.items()}, bad)
+            return self._each(run, state, seeded=seeded, axes=(AXES,), out_axes=axes)
+        if seeded:
+            return run(state)
+        made = run(jax.tree.map(lambda x: x[None], state).replace(clock=state.clock))
+        made = made._replace(state=made.state.replace(clock=state.clock[None]))
+        return jax.tree.map(lambda x: x[0], made)
 
     def _fire(
         self, event: Event, state: TrainState, history: History | None, row: Any, emit: Emit | None
@@ -324,19 +311,15 @@ class Trainer:
         """Run an event, write its row, send its report, and keep of its change what is sound."""
         new, report, bad = self._report(event, state)
         changed = state.status == RUNNING  # a seed that has stopped keeps every bit
+        if event.keep_latest:
+            new = new.replace(metrics=new.metrics.updated(report.scalars(f"{event.name}/")))
         if wanted is not None:
             changed &= wanted
-            rest = {k: v for k, v in report.items() if k != "fired"}
-            report = {k: where(wanted, v, jnp.full_like(v, jnp.nan)) for k, v in rest.items()}
-            report["fired"] = wanted
+            report = _of_wanted(report, wanted)
             if event.schedule.once:
                 new = new.replace(events={**new.events, update.fired(event): jnp.ones_like(wanted)})
-        if event.keep_latest:
-            named = {f"{event.name}/{k}": v for k, v in report.items()}
-            latest = {k: v for k, v in named.items() if k in new.metrics}
-            new = new.replace(metrics={**new.metrics, **latest})
         if history is not None:
-            rows = {k: history[event.name][k].at[row].set(v) for k, v in report.items()}
+            rows = jax.tree.map(lambda rows, x: rows.at[row].set(x), history[event.name], report)
             history = {**history, event.name: rows}
         stop = emit(event.name, state.clock, report) if emit is not None and report else _go_on(emit)
         return self._guarded(state, new, changed, bad, emit), history, stop
@@ -459,6 +442,11 @@ class Trainer:
 
         carry = lax.while_loop(lambda c: goes_on(c[0], end), until_next_mark, (state, history, cursors))
         return carry[:2]
+
+
+def _of_wanted(report: Readings, wanted: jax.Array) -> Readings:
+    """What a trigger reports of the seeds that it asks for, bool[(S)], and for which it does."""
+    return report.where(wanted).updated(Readings.of({"fired": wanted}, wanted.shape))
 
 
 def _go_on(emit: Emit | None) -> Stop:

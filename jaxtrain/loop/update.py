@@ -20,6 +20,7 @@ from jaxtrain.config.field import is_array
 from jaxtrain.config.schema import EvaluationConfig
 from jaxtrain.errors import ConfigError, ContractError
 from jaxtrain.events.event import Event, OnReset, OnStep, own_report
+from jaxtrain.known import Known, Readings
 from jaxtrain.loop import hooks
 from jaxtrain.loop.adopt import adopted
 from jaxtrain.loop.build import Parts, bound, part_of
@@ -28,7 +29,7 @@ from jaxtrain.loop.hyper import Rates
 from jaxtrain.loop.rollout import Collector, Episodes, RolloutState
 from jaxtrain.loop.state import RUNNING, TrainState
 from jaxtrain.random import stream
-from jaxtrain.tree import Known, in_place, inexact, not_finite, same_tree, watched
+from jaxtrain.tree import in_place, inexact, not_finite, same_tree, watched
 from jaxtrain.types import Algorithm, Experience, Key, Metrics, PyTree, Report
 
 # How the loop calls what `make` gives.
@@ -80,7 +81,7 @@ def init(parts: Parts, rates: Rates, key: Key, trainer: Any) -> TrainState:
         runner=runner,
         env_params=env_params,
         episodes=Episodes.empty(),
-        metrics={},
+        metrics=Readings.of({}),
         events={**remembered, **once},
         status=zero,
         stopped_at=zero - 1,
@@ -123,25 +124,22 @@ def update(parts: Parts, state: TrainState) -> Updated:
     who = f"algorithm {parts.config.algorithm.name!r}"
     result = algorithm.update(state.agent, runner, experience, state.clock, key)
     agent, runner, learned = _checked(who, state.agent, result)
-    metrics = {
-        **runner.episodes.metrics(),
-        **runner.statistics,
-        **{f"train/{name}": _known(value) for name, value in learned.items()},
-        **parts.scheduled(state.hyper, state.clock),
-    }
+    learned = {f"train/{name}": value for name, value in learned.items()}
+    scheduled = parts.scheduled(state.hyper, state.clock)
+    metrics = Readings.of({**runner.episodes.metrics(), **runner.statistics, **learned, **scheduled})
     if parts.config.on_nan == "ignore":
         return _updated(state, agent, runner, metrics, {})
     bad = {"agent": not_finite(agent), **runner.faults}
     failed = jnp.stack(list(bad.values())).any()
-    for name, value in learned.items():
-        known = value.known if isinstance(value, Known) else True
-        if inexact(metrics[f"train/{name}"]):
-            bad[f"train/{name}"] = failed & known & ~jnp.isfinite(metrics[f"train/{name}"])
+    for name in learned:
+        value, known = metrics.entry(name)
+        if inexact(value):
+            bad[name] = failed & known & ~jnp.isfinite(value)
     return _updated(state, agent, runner, metrics, bad)
 
 
 def _updated(
-    state: TrainState, agent: PyTree, runner: RolloutState, metrics: Metrics, bad: dict[str, jax.Array]
+    state: TrainState, agent: PyTree, runner: RolloutState, metrics: Readings, bad: dict[str, jax.Array]
 ) -> Updated:
     state = state.replace(
         agent=agent,
@@ -175,13 +173,6 @@ def check_collects(parts: Parts, traced: Any) -> None:
         )
 
 
-def _known(value: Any) -> jax.Array:
-    """A metric as it is logged: NaN where it means nothing yet."""
-    if not isinstance(value, Known):
-        return jnp.asarray(value)
-    return jnp.where(value.known, jnp.asarray(value.value, jnp.result_type(float)), jnp.nan)
-
-
 def _checked(who: str, agent: PyTree, result: Any) -> tuple[PyTree, RolloutState, Metrics]:
     """What an algorithm's `update` gave.
 
@@ -209,7 +200,7 @@ class Fired(NamedTuple):
     """What an event makes."""
 
     state: TrainState
-    report: Report
+    report: Readings
     bad: dict[str, jax.Array]  # of what it changed, whether it is not finite: bool[] each, or [S]
 
 
@@ -248,7 +239,11 @@ def run_event(parts: Parts, event: Event, params: Any, state: TrainState, traine
         touched = changed(watched(getattr(state, name)), watched(getattr(new, name)))
         if touched and parts.config.on_nan != "ignore":
             bad[f"{event.name}/{name}"] = not_finite(touched, state.key.ndim)
-    return Fired(new, report, bad)
+    if state.key.ndim:  # a number about all seeds stands with each
+        seeds = len(state.key)
+        each = lambda x: x if x.shape[:1] == (seeds,) else jnp.broadcast_to(x, (seeds, *x.shape))  # noqa: E731
+        report = jax.tree.map(each, report)
+    return Fired(new, Readings.of(report, state.key.shape), bad)
 
 
 def changed(old: list[Any], new: list[Any]) -> list[Any]:

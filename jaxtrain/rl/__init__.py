@@ -12,12 +12,13 @@ May import the ground files and `config.field`. Knows nothing of algorithms, env
 
 from jaxtrain.config import field
 from jaxtrain.errors import Problem
+from jaxtrain.known import Known
 from jaxtrain.rl import distributions, minibatch, networks, normalize, recurrent, replay, returns
 from jaxtrain.rl.actor_critic import actor_critic
 from jaxtrain.rl.distributions import Distribution, distribution
 from jaxtrain.rl.networks import NetworkConfig
 from jaxtrain.rl.returns import discounted_returns, gae, lambda_returns, n_step_returns, vtrace
-from jaxtrain.tree import InPlace, Known
+from jaxtrain.tree import InPlace
 
 __all__ = [
     "Distribution",

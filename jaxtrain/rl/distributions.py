@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from jaxtrain.tree import lead
 from jaxtrain.types import Box, Discrete, Key, MultiDiscrete, Space
 
 MASKED = -1e9  # finite: -inf times a probability of zero is NaN, in the entropy and in gradients
@@ -92,7 +93,7 @@ def _argmax(logits: jax.Array) -> jax.Array:
 def _log_prob(logits: jax.Array, action: jax.Array) -> jax.Array:
     # A select and a sum fuse with the softmax, forwards and backwards; a gather is differentiated
     # to a scatter.
-    chosen = jnp.arange(logits.shape[-1]) == action[..., None]
+    chosen = jax.nn.one_hot(action, logits.shape[-1], dtype=bool)
     return jnp.sum(jnp.where(chosen, jax.nn.log_softmax(logits), 0.0), axis=-1)
 
 
@@ -183,9 +184,10 @@ class DiagonalGaussian(Distribution):
     def num_extra(self) -> int:
         return self.num_params
 
-    def _bounds(self) -> tuple[np.ndarray, np.ndarray]:
+    def _bounds(self, action: jax.Array) -> tuple[jax.Array, jax.Array]:
         low, high = (np.asarray(bound, np.float32) for bound in (self.space.low, self.space.high))
-        return np.broadcast_to(low, self.space.shape), np.broadcast_to(high, self.space.shape)
+        shape = self.space.shape
+        return lead(np.broadcast_to(low, shape), action), lead(np.broadcast_to(high, shape), action)
 
     def _action(self, flat: jax.Array) -> jax.Array:
         return flat.reshape(flat.shape[:-1] + self.space.shape)
@@ -210,7 +212,7 @@ class DiagonalGaussian(Distribution):
         return jnp.sum(log_std + 0.5 * math.log(2 * math.pi * math.e), axis=-1)
 
     def to_env(self, action: jax.Array) -> jax.Array:
-        return jnp.clip(action, *self._bounds())
+        return jnp.clip(action, *self._bounds(action))
 
 
 @dataclass(frozen=True)
@@ -247,7 +249,7 @@ class TanhGaussian(DiagonalGaussian):
         return super().entropy(params) + self._log_slope(self.sample(params, key))
 
     def to_env(self, action: jax.Array) -> jax.Array:
-        low, high = self._bounds()
+        low, high = self._bounds(action)
         return jnp.clip(low + (high - low) * (0.5 * jnp.tanh(action) + 0.5), low, high)
 
 

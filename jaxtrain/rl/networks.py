@@ -21,6 +21,7 @@ from jax import lax
 
 from jaxtrain.config import field
 from jaxtrain.errors import ConfigError, Fault, Problem, nearest
+from jaxtrain.tree import lead
 from jaxtrain.types import Box, Dict, Discrete, Key, MultiDiscrete, PyTree, Space
 
 ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
@@ -316,7 +317,7 @@ def encode(space: Space, obs: PyTree) -> tuple[Any, int]:
 
 
 def _from_0_to_1(space: Box, x: jax.Array) -> jax.Array:
-    low, high = jnp.asarray(space.low, x.dtype), jnp.asarray(space.high, x.dtype)
+    low, high = (lead(jnp.asarray(bound, x.dtype), x) for bound in (space.low, space.high))
     return (x - low) / jnp.where(high > low, high - low, 1)
 
 

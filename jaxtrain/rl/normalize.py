@@ -90,8 +90,8 @@ def update(stats: Stats | None, batch: PyTree) -> Stats | None:
         x = jnp.asarray(x, mean.dtype).reshape(-1, *mean.shape)
         # Sums are taken around a point near the data: float32 sums of a large offset lose the rest.
         origin = jnp.where(stats.updates == 0, x[0], mean)
-        shift = jnp.mean(x - origin, axis=0)
-        new = jnp.mean(jnp.square(x - origin - shift), axis=0)
+        shift = jnp.mean(x - origin[None], axis=0)
+        new = jnp.mean(jnp.square(x - origin[None] - shift[None]), axis=0)
         return origin + weight * shift, var + weight * (new - var + (1.0 - weight) * jnp.square(shift))
 
     made = _each(moments, split_mask(batch)[0], stats.mean, stats.var)
@@ -113,7 +113,8 @@ def apply(stats: Stats | None, obs: PyTree, clip: float = 10.0) -> PyTree:
 
     def normal(x: jax.Array, mean: jax.Array, var: jax.Array) -> jax.Array:
         x = jnp.asarray(x, mean.dtype)
-        return jnp.where(stats.updates == 0, x, jnp.clip((x - mean) / _std(mean, var), -clip, clip))
+        mean, std = tree.lead(mean, x), tree.lead(_std(mean, var), x)
+        return jnp.where(stats.updates == 0, x, jnp.clip((x - mean) / std, -clip, clip))
 
     observation, mask = split_mask(obs)
     made = _each(normal, observation, stats.mean, stats.var)

@@ -173,7 +173,8 @@ def read(replay: Replay, clock: Clock, place: Place, *, gamma: Any, n_step: int 
     # A block whose update was dropped has the stamp of a lap ago, or -1.
     valid = (stamp >= 0) & (stamp > clock - num_blocks)
 
-    step = place.row[:, None] % length + jnp.arange(n_step, dtype=jnp.int32)  # [N, n_step], from its block on
+    ahead = jnp.arange(n_step, dtype=jnp.int32)[None]
+    step = place.row[:, None] % length + ahead  # [N, n_step], from its block on
     block = (first[:, None] + step // length) % num_blocks
     row = block * length + step % length
     follows = replay.written[block] == stamp[:, None] + step // length
@@ -184,7 +185,7 @@ def read(replay: Replay, clock: Clock, place: Place, *, gamma: Any, n_step: int 
     num_steps = taken.sum(axis=1)
     last = jnp.maximum(num_steps - 1, 0)[:, None]
     powers = gamma ** jnp.arange(n_step + 1)
-    reward = jnp.sum(jnp.where(taken > 0, ring.reward[row, env], 0) * powers[:-1], axis=1)
+    reward = jnp.sum(jnp.where(taken > 0, ring.reward[row, env], 0) * powers[None, :-1], axis=1)
     over = jnp.take_along_axis(terminated, last, axis=1)[:, 0]
 
     def get(leaves: PyTree, row: jax.Array) -> PyTree:

@@ -66,7 +66,7 @@ def linear_recurrence(
     # rewards are finite; that takes a minute to compile, and ten times as long to run.
     decay, x = lax.optimization_barrier((decay, x))
     product, y = lax.associative_scan(compose, (decay, x), reverse=reverse)
-    return lax.optimization_barrier(y + product * initial)
+    return lax.optimization_barrier(y + product * initial[None])
 
 
 def gae(

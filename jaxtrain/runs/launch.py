@@ -15,12 +15,14 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
+import jax
 import numpy as np
 
 from jaxtrain import device, signals, sinks
 from jaxtrain.config.schema import Config, dump, to_dict
 from jaxtrain.errors import ConfigError, Problem
 from jaxtrain.events.event import Part
+from jaxtrain.known import filled
 from jaxtrain.loop import callback
 from jaxtrain.loop.state import NON_FINITE, TrainState
 from jaxtrain.loop.train import Faults, Marks, Result, run_info, seeds_first
@@ -125,6 +127,9 @@ def launch(
     """
     if resume not in ("auto", "never", "must"):
         raise ConfigError([Problem("resume", resume, "needs one of auto, never, must")])
+    if jax.config.jax_disable_jit:  # type: ignore[attr-defined]
+        rule = "a run in a directory is compiled ahead, which JAX cannot do then; jaxtrain.train runs without"
+        raise ConfigError([Problem("jax_disable_jit", True, rule)])
     more_sinks = checked("more_sinks", more_sinks)
     device.check(callbacks=True)
     Trainer(config, events).timetable  # noqa: B018  says what cannot run, before a directory is made
@@ -271,7 +276,7 @@ def _ending(
     marks = {name: tuple(u * per for u in due) for name, due in trainer.timetable.items()}
     bad = np.flatnonzero(np.atleast_1d(state.status) == NON_FINITE)
     return Ending(
-        result=Result(state, seeds_first(state, history), Marks(marks)),
+        result=Result(state, filled(seeds_first(state, history)), Marks(marks)),
         directory=run.path,
         resumed_at=run_plan.resumed_at,
         checkpoint=None,

@@ -20,8 +20,9 @@ from jaxtrain.config.number import as_int, whole
 from jaxtrain.config.schema import Config, to_dict
 from jaxtrain.errors import MISSING, ConfigError, Problem
 from jaxtrain.events.event import Part
+from jaxtrain.known import filled
 from jaxtrain.loop.state import TrainState
-from jaxtrain.loop.train import Marks, seeds_first
+from jaxtrain.loop.train import Marks, Rows, seeds_first
 from jaxtrain.loop.trainer import History, Trainer
 from jaxtrain.paths import as_path
 from jaxtrain.runs import checkpoint, log, manager, snapshot
@@ -113,9 +114,10 @@ class Run:
         due = {name: tuple(u * per for u in updates) for name, updates in trainer.timetable.items()}
         self.marks = Marks({n: tuple(at for at in marks if at <= self.env_steps) for n, marks in due.items()})
         done = {
-            n: {k: x[: len(self.marks[n])] for k, x in rows.items()} for n, rows in loaded.history.items()
+            n: {k: x[: len(self.marks[n])] for k, x in rows.items()}
+            for n, rows in filled(loaded.history).items()
         }
-        self.history: History = seeds_first(self.state, done)
+        self.history: Rows = seeds_first(self.state, done)
 
     def policy(self, seed: int | None = None) -> LoadedPolicy:
         """The policy of the checkpoint; of several seeds that of `seed`, unset of the best.

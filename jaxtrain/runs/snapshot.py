@@ -12,9 +12,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxtrain.known import filled, parted
 from jaxtrain.loop.state import TrainState
 from jaxtrain.loop.trainer import History
-from jaxtrain.tree import is_in_place, unknown
+from jaxtrain.tree import is_in_place
 from jaxtrain.types import PyTree
 
 Timetable = Mapping[str, Sequence[int]]
@@ -32,16 +33,20 @@ def names(tree: PyTree, root: str) -> list[tuple[str, Any]]:
 
 def to_arrays(state: TrainState, history: History) -> dict[str, jax.Array]:
     """Every leaf by its name."""
-    return {
-        name: jax.random.key_data(x) if _is_key(x) else x
-        for name, x in (*names(state, "state"), *names(history, "history"))
-    }
+    return {name: jax.random.key_data(x) if _is_key(x) else x for name, x in _named(state, history)}
+
+
+def _named(state: TrainState, history: History) -> list[tuple[str, Any]]:
+    """Every leaf by its name, what is unknown in an array of its value."""
+    state, history = filled((state, history))
+    return [*names(state, "state"), *names(history, "history")]
 
 
 def in_place(state: TrainState, history: History) -> list[str]:
     """The names of what is in a `tree.InPlace`."""
-    given = (*names(state, "state"), *names(history, "history"))
-    return [name for (name, _), big in zip(given, is_in_place((state, history)), strict=True) if big]
+    given = jax.eval_shape(filled, (state, history))
+    found = zip(_named(*given), is_in_place(given), strict=True)
+    return [name for (name, _), big in found if big]
 
 
 def from_arrays(
@@ -64,12 +69,13 @@ def from_arrays(
       Mismatch: a line for every array that is of another shape or dtype, missing (but for metrics, which are
         unknown then), or too many.
     """
+    like, (state, history) = (state, history), jax.eval_shape(filled, (state, history))
     wanted = {name: words(x) for name, x in names(state, "state")}
     given = {name: x for name, x in held.items() if name.startswith("state")}
     lines: list[str] = []
     # A metric is unknown until it is told: an earlier version may have had fewer of them.
     later = [name for name in wanted.keys() - given.keys() if name.startswith("state.metrics[")]
-    given |= {name: np.asarray(unknown(wanted[name])) for name in later}
+    given |= {name: _nothing(wanted[name]) for name in later}
     for name in sorted(wanted.keys() | given.keys()):
         old = described(given[name]) if name in given else "nothing"
         new = described(wanted[name]) if name in wanted else "nothing"
@@ -78,22 +84,25 @@ def from_arrays(
     if lines:
         raise Mismatch("\n".join(lines))
 
-    def leaf(path: Any, x: Any) -> jax.Array:
-        return _typed(given["state" + jax.tree_util.keystr(path)], x)
+    def leaf(path: Any, x: Any) -> np.ndarray:
+        return given["state" + jax.tree_util.keystr(path)]
 
-    def rows(path: Any, x: Any) -> jax.Array:
+    def rows(path: Any, x: Any) -> np.ndarray:
         name, event = "history" + jax.tree_util.keystr(path), path[0].key
-        made = np.full(x.shape, np.nan if jnp.issubdtype(x.dtype, jnp.inexact) else 0, x.dtype)
+        made = _nothing(x)
         old = held.get(name)
         if old is not None and old.shape[1:] == x.shape[1:]:
             _, here, there = np.intersect1d(marks[event], old_marks.get(event, ()), return_indices=True)
             made[here] = old[there]
-        return jnp.asarray(made)
+        return made
 
-    return (
-        jax.tree_util.tree_map_with_path(leaf, state),
-        jax.tree_util.tree_map_with_path(rows, history),
-    )
+    arrays = jax.tree_util.tree_map_with_path(leaf, state), jax.tree_util.tree_map_with_path(rows, history)
+    return jax.tree.map(_typed, parted(like, arrays), like)
+
+
+def _nothing(x: Any) -> np.ndarray:
+    """What is saved of an array of which nothing is known yet."""
+    return np.full(x.shape, np.nan if jnp.issubdtype(x.dtype, jnp.inexact) else 0, x.dtype)
 
 
 def of_seeds(held: Mapping[str, np.ndarray], seeds: Sequence[int]) -> dict[str, np.ndarray]:

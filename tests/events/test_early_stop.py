@@ -11,6 +11,7 @@ import pytest
 
 from jaxtrain import Event, Trainer, every, finish, train, when
 from jaxtrain.events.early_stop import early_stop
+from jaxtrain.known import Readings
 from jaxtrain.loop.state import RUNNING, STOPPED
 from jaxtrain.sinks import Memory
 from tests.helpers import arrays, keys, tiny
@@ -100,6 +101,8 @@ def test_early_stop_below_a_mark_and_nothing_reached_by_nan():
     state = trainer.new(jax.random.key(0))
     stop = partial(early_stop, metric="train/loss", threshold=1.0, below=True)
     for loss, status in ((0.5, STOPPED), (1.0, STOPPED), (1.5, RUNNING), (jnp.nan, RUNNING)):
-        new, report = stop(trainer, state.replace(metrics={"train/loss": jnp.float32(loss)}), state.key)
+        new, report = stop(
+            trainer, state.replace(metrics=Readings.of({"train/loss": jnp.float32(loss)})), state.key
+        )
         assert int(new.status) == status
         assert bool(report["stopped"]) == (status == STOPPED)

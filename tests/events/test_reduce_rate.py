@@ -108,7 +108,7 @@ def test_what_it_remembers_is_resumed(tmp_path):
                 inner.rmdir() if inner.is_dir() else inner.unlink()
             path.rmdir()
     again = launch(config, tmp_path / "run", events=events, cache=False).result.state
-    assert differing(whole, again) == [] and whole.events["drop"]["best"] == 9
+    assert differing(whole, again) == [] and whole.events["drop"]["best"].value == 9
 
 
 def test_a_config_names_it_with_the_metric_alone():

@@ -13,9 +13,10 @@ from jax import lax
 from jaxtrain import Event, Trainer, at, every, train
 from jaxtrain.algorithms.dqn import LEARNED
 from jaxtrain.config import field
+from jaxtrain.known import Known
 from jaxtrain.loop.state import NON_FINITE, RUNNING, STOPPED
 from jaxtrain.sinks import Memory
-from jaxtrain.tree import InPlace, Known
+from jaxtrain.tree import InPlace
 from jaxtrain.types import Algorithm
 from tests.helpers import Reinforce, equations, keys, tiny
 from tests.loop.seeds import ENDS, PER, poison, seeds_of, small_dqn, stop

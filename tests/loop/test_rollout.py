@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from jaxtrain import envs
 from jaxtrain.events.event import OnReset, OnStep, Statistic
+from jaxtrain.known import filled
 from jaxtrain.loop.rollout import Collector, Episodes
 from jaxtrain.tree import same_tree
 from jaxtrain.types import ActOutput
@@ -147,7 +148,7 @@ def test_returns_and_lengths_are_those_of_the_last_hundred_episodes(counted):
     world, _ = counted
     ends = [(t, b % 5 + 1) for t in range(2 * T) for b in range(B) if (t + 1) % (b % 5 + 1) == 0]
     window = deque((length for _, length in ends), maxlen=100)
-    metrics = world.episodes.metrics()
+    metrics = filled(world.episodes.metrics())
     returns = [length * (length + 1) / 2 for length in window]
     assert int(metrics["rollout/episodes"]) == len(ends) > 100
     np.testing.assert_allclose(metrics["rollout/return_mean"], np.mean(returns), rtol=1e-6)
@@ -173,7 +174,7 @@ def test_the_ring_is_a_deque_of_a_hundred_whatever_ends_when(rollouts):
     held = np.concatenate([episodes.lengths[episodes.position :], episodes.lengths[: episodes.position]])
     held = held if finished >= 100 else episodes.lengths[:finished]
     assert held.tolist() == list(window)
-    metrics = episodes.metrics()
+    metrics = filled(episodes.metrics())
     assert int(metrics["rollout/episodes"]) == finished
     expected = [np.mean(window), np.mean(window) / 2, np.std(window) / 2] if window else [np.nan] * 3
     names = ("rollout/length_mean", "rollout/return_mean", "rollout/return_std")
@@ -208,7 +209,7 @@ def test_every_reduction_of_a_statistic_is_numpys():
     values["function"] = (abs(earlier) * (1 + before.action), abs(moved) * (1 + rollout.action))
     ended = before.terminated | before.truncated, rollout.terminated | rollout.truncated
     for kind, (old, now) in values.items():
-        got = {r: world.statistics[f"rollout/{r}_{kind}"] for r in names}
+        got = {r: filled(world.statistics)[f"rollout/{r}_{kind}"] for r in names}
         check(got["mean"], now.mean())
         check(got["sum"], now.sum())
         check(got["max"], now.max())
@@ -221,11 +222,11 @@ def test_every_reduction_of_a_statistic_is_numpys():
         check(got["episode"], np.mean(finished))
 
 
-def test_a_statistic_per_episode_is_nan_where_none_ended():
+def test_a_statistic_per_episode_is_unknown_where_none_ended():
     collector = Collector(Counter(), 2, 3, statistics=(Statistic("steps", lambda t: 1.0, "episode"),))
     (first, _), (second, _) = collect(collector, envs.batch(CounterParams(0, 4), 2), rollouts=2)
-    assert np.isnan(first.statistics["rollout/steps"])
-    assert second.statistics["rollout/steps"] == 4
+    assert not first.statistics["rollout/steps"].known
+    assert filled(second.statistics)["rollout/steps"] == 4
 
 
 def test_a_statistic_of_no_entry_names_those_there_are():

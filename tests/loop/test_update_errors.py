@@ -11,7 +11,7 @@ from jax import lax
 
 from jaxtrain import Trainer, train
 from jaxtrain.config import field
-from jaxtrain.tree import Known
+from jaxtrain.known import Known
 from jaxtrain.types import Algorithm
 from tests.helpers import Reinforce, keys, tiny
 from tests.loop.seeds import PER

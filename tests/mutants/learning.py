@@ -188,8 +188,8 @@ MUTANTS = (
     Mutant(
         "outliers not clipped",
         NORMALIZE,
-        "jnp.clip((x - mean) / _std(mean, var), -clip, clip)",
-        "(x - mean) / _std(mean, var)",
+        "jnp.clip((x - mean) / std, -clip, clip)",
+        "(x - mean) / std",
     ),
     Mutant(
         "rewards centered",
