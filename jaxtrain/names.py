@@ -1,4 +1,4 @@
-"""Objects by name: `package.module:name`, as a config has it.
+"""Objects by name: `package.module:name`, as a config has it; and packages that come as an extra.
 
 In: a name. Out: the object, its module imported when it is asked for. Of Python's standard library there is
 nothing: a run is made of nobody's `os:abort`, and an environment is called before anything is known of it.
@@ -11,7 +11,7 @@ import sys
 from types import BuiltinFunctionType, FunctionType, MethodType
 from typing import Any
 
-from jaxtrain.errors import Fault, nearest, raised
+from jaxtrain.errors import MISSING, ConfigError, Fault, Problem, nearest, raised
 
 _SPEAK_FOR_THEMSELVES = (type, FunctionType, BuiltinFunctionType, MethodType)  # of no `partial`
 
@@ -44,3 +44,23 @@ def load_object(name: str) -> Any:
     if isinstance(found, _SPEAK_FOR_THEMSELVES) and (rule := rule_against(str(found.__module__))) is not None:
         raise Fault(f"{attribute!r} of {rule}")
     return found
+
+
+def extra(module: str, name: str, use: str) -> Any:
+    """A module of a package that only some of what jaxtrain does needs.
+
+    Args:
+      name: the extra of jaxtrain that brings it.
+      use: what it is needed for, as in "GIF files are written by it".
+
+    Raises:
+      ConfigError: it is not installed, or does not import; says how to install it.
+    """
+    package = module.partition(".")[0]
+    try:
+        importlib.import_module(package)
+        return importlib.import_module(module)
+    except ImportError as error:
+        said = "is not installed" if getattr(error, "name", None) == package else f"does not import ({error})"
+        rule = f"{said}; {use}: pip install 'jaxtrain[{name}]'"
+        raise ConfigError([Problem(package, MISSING, rule)]) from None

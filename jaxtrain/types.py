@@ -172,6 +172,10 @@ class Env(Protocol):
     An observation is what `observation_space` says: an array, or a dict of them for a `Dict`. Where some
     actions are invalid it is `{"observation": …, "action_mask": bool[n]}` (`True` marks a valid one;
     MultiDiscrete: the masks end to end).
+
+    One that can be drawn has a third method, `render(state, params) -> uint8[H, W, 3]`, rows from the top. It
+    is called on the host and never traced, with arrays of JAX in the leaves. A small picture, such as a pixel
+    for each field of a grid, is shown larger.
     """
 
     @property

@@ -6,8 +6,8 @@ import sys
 
 import pytest
 
-from jaxtrain.errors import Fault
-from jaxtrain.names import load_object
+from jaxtrain.errors import ConfigError, Fault
+from jaxtrain.names import extra, load_object
 
 
 @pytest.mark.parametrize(
@@ -41,3 +41,17 @@ def test_what_is_made_with_it_has_a_name(tmp_path, monkeypatch):
 def test_a_program_is_not_begun(name):
     with pytest.raises(Fault, match="is a program"):
         load_object(name)
+
+
+def test_a_package_that_is_not_there_is_named_with_its_use_and_the_line_that_installs_it():
+    with pytest.raises(ConfigError) as error:
+        extra("no_such_package.part", "video", "films are written by it")
+    rule = "is not installed; films are written by it: pip install 'jaxtrain[video]'"
+    assert str(error.value) == f"no_such_package: {rule}"
+
+
+def test_one_that_fails_for_another_reason_says_which(tmp_path, monkeypatch):
+    (tmp_path / "half_there.py").write_text("import no_such_package")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with pytest.raises(ConfigError, match=r"^half_there: does not import .*'no_such_package'"):
+        extra("half_there", "video", "films are written by it")

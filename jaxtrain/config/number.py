@@ -61,15 +61,15 @@ def same(a: Any, b: Any) -> bool:
     return np.shape(a) == np.shape(b) and bool(np.all(a == b))
 
 
-def whole(name: str, value: Any, *, low: int = 0) -> int:
-    """An argument that is an int, Python's or NumPy's, from `low` to 2^32 - 1: a seed, or with 1 a count.
+def whole(name: str, value: Any, *, low: int = 0, high: int = LARGEST) -> int:
+    """An argument that is an int, Python's or NumPy's, from `low` to `high`: a seed, or from 1 a count.
 
     Raises:
       ConfigError: it is anything else, a bool, a float or text; names the argument.
     """
     found = as_int(value)
-    if found is None or not low <= found <= LARGEST:
-        raise ConfigError([Problem(name, value, f"needs an int >= {low} and <= {LARGEST}")])
+    if found is None or not low <= found <= high:
+        raise ConfigError([Problem(name, value, f"needs an int >= {low} and <= {high}")])
     return found
 
 

@@ -6,7 +6,7 @@ Knows nothing of rollouts; no suite is imported before one of its environments i
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from difflib import get_close_matches
 from functools import cache
 from typing import Any
@@ -16,8 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxtrain import device
-from jaxtrain.envs import contract, gymnax
-from jaxtrain.envs.wrappers import Masked
+from jaxtrain.envs import contract, gymnax, pictures
+from jaxtrain.envs.wrappers import Masked, Wrapper
 from jaxtrain.errors import MISSING, ConfigError, Fault, Named, Problem, raised
 from jaxtrain.names import load_object
 from jaxtrain.types import Box, Dict, Discrete, Env, MultiDiscrete, PyTree
@@ -121,6 +121,50 @@ def params(env: Env, overrides: Mapping[str, Any], *, path: str = "env.params") 
 def batch(params: PyTree, num_envs: int) -> PyTree:
     """The same parameters for every environment: leaves [...] -> [B, ...]."""
     return jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (num_envs, *jnp.shape(leaf))), params)
+
+
+def renderer(env: Env, name: Any = None, *, path: str = "env") -> Callable[[PyTree, PyTree], np.ndarray]:
+    """How an environment is drawn: by its own `render`, or of gymnax's by `pictures.py`.
+
+    Args:
+      env: what `make` gave. Of what stands around others, the outermost that has `render` draws.
+      name: what it was made of, for errors.
+
+    Returns:
+      A function of state and parameters of one environment, leaves are arrays. It gives uint8[H, W, 3] and
+      raises a ConfigError where a `render` of one's own raises or gives something else.
+
+    Raises:
+      ConfigError: it cannot be drawn, or a package is missing.
+    """
+    named = name if isinstance(name, str) else Named.of(env if name is None else name)
+    inner: Any = env
+    while (draw := _drawn_by(inner)) is None:
+        if not isinstance(inner, Wrapper):
+            rule = "cannot be drawn; needs a method render(state, params) -> uint8[H, W, 3]"
+            raise ConfigError([Problem(f"{path}.id", named, rule)])
+        inner = inner.env
+
+    def drawn(state: PyTree, params: PyTree) -> np.ndarray:
+        try:
+            return contract.picture(draw, state, params)
+        except ConfigError as error:
+            rules = [str(problem) for problem in error.problems]
+            raise ConfigError([Problem(f"{path}.id", named, r) for r in rules]) from error.__cause__
+
+    return drawn
+
+
+def _drawn_by(env: Any) -> pictures.Draw | None:
+    """How this very object is drawn, whatever it stands around; None if it does not say."""
+    theirs = env.env if isinstance(env, gymnax.Gymnax) else env
+    own = getattr(type(theirs), "render", None)
+    # gymnax's own methods of that name give figures of matplotlib.
+    draw = None if own is None or own.__module__.startswith(pictures.PACKAGE) else theirs.render
+    if not isinstance(env, gymnax.Gymnax):
+        return draw
+    draw = draw or pictures.drawing(theirs)
+    return None if draw is None else lambda state, params: draw(state, env.complete(params))
 
 
 def _refuse(rule: str) -> ConfigError:

@@ -1,4 +1,4 @@
-"""What `reset` and `step` of an environment of one's own give, looked at before anything compiles.
+"""What `reset`, `step` and `render` of an environment of one's own give, looked at before anything compiles.
 
 In: an `Env`, and its parameters as arrays. Out: an `Env` that keeps the contract to the letter: the same one,
 or one around it that casts; or an error with a line for each leaf that does not fit.
@@ -21,7 +21,11 @@ from jaxtrain.envs.wrappers import Cast, is_masked
 from jaxtrain.errors import MISSING, ConfigError, Problem, raised
 from jaxtrain.types import Box, Dict, Discrete, Env, MultiDiscrete, PyTree, Space, Step
 
-FORMS = {"reset": "reset(key, params)", "step": "step(key, state, action, params)"}
+FORMS = {
+    "reset": "reset(key, params)",
+    "step": "step(key, state, action, params)",
+    "render": "render(state, params)",
+}
 
 
 def kept(env: Env, params: PyTree) -> Env:
@@ -64,6 +68,30 @@ def kept(env: Env, params: PyTree) -> Env:
     return Cast(env, jax.tree.map(lambda leaf: leaf.dtype, wanted))
 
 
+def picture(render: Any, state: PyTree, params: PyTree) -> np.ndarray:
+    """What `render` gives: uint8[H, W, 3] in memory of its own.
+
+    Args:
+      state, params: of one environment, leaves are arrays.
+
+    Raises:
+      ConfigError: it raised, or gave something else: `render: gives float32[3], needs uint8[H, W, 3]`.
+    """
+    _check_form(render, "render", state, params)
+    try:
+        given = render(state, params)
+    except ConfigError:
+        raise
+    except Exception as error:  # whatever it does
+        raise _fault("render", f"raised {raised(error)}") from error
+    sound = _is_array(given) and np.ndim(given) == 3 and np.shape(given)[-1] == 3 and np.size(given)
+    if not sound or given.dtype != np.uint8:
+        is_array = isinstance(given, np.ndarray | np.generic | jax.Array)
+        said = _what(jax.ShapeDtypeStruct(given.shape, given.dtype) if is_array else given)
+        raise _fault("render", f"gives {said}, needs uint8[H, W, 3]")
+    return np.array(given)
+
+
 def _fault(function: str, rule: str) -> ConfigError:
     return ConfigError([Problem(function, MISSING, rule)])
 
@@ -75,13 +103,8 @@ def _refuse(function: str, rules: list[str]) -> None:
 
 def _called(env: Any, name: str, *args: Any) -> PyTree:
     """What a function gives: arrays as their `jax.ShapeDtypeStruct`s, all else as it is."""
-    function, form = getattr(env, name), FORMS[name]
-    try:
-        inspect.signature(function).bind(*args)
-    except TypeError as error:
-        raise _fault(name, f"needs to be called {form}: {error}") from None
-    except ValueError:  # a function of C, which does not tell
-        pass
+    function = getattr(env, name)
+    _check_form(function, name, *args)
     made: list[Any] = []
 
     def traced(args: tuple[Any, ...]) -> list[Any]:
@@ -96,6 +119,16 @@ def _called(env: Any, name: str, *args: Any) -> PyTree:
         raise _fault(name, f"raised {raised(error)}") from error
     others, structure = made
     return jax.tree.unflatten(structure, [next(shapes) if kept is None else kept[0] for kept in others])
+
+
+def _check_form(function: Any, name: str, *args: Any) -> None:
+    """Raise a ConfigError where a function does not take what it is called with."""
+    try:
+        inspect.signature(function).bind(*args)
+    except TypeError as error:
+        raise _fault(name, f"needs to be called {FORMS[name]}: {error}") from None
+    except ValueError:  # a function of C, which does not tell
+        pass
 
 
 def _is_array(leaf: Any) -> bool:

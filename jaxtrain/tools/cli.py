@@ -34,12 +34,17 @@ from jaxtrain.loop.trainer import Trainer
 from jaxtrain.runs.index import SORTS
 from jaxtrain.runs.resume import MAY_CHANGE
 from jaxtrain.sinks.base import REPLACING
-from jaxtrain.tools import commands, compare, fields, help, output, plot, short
+from jaxtrain.tools import commands, compare, export, fields, help, output, plot, render, short
 
 FILE = "a YAML file, or one of: jaxtrain list experiments"
-COMMANDS = ("train", "resume", "runs", "plot", "compare", "evaluate", "verify", "plan", "config", "list")
+COMMANDS = (
+    *("train", "resume", "runs", "plot", "compare", "evaluate", "render", "export"),
+    *("verify", "plan", "config", "list"),
+)
 LOOKING = {"plot": plot, "compare": compare}  # at runs, each in a file of its own
-RUNNING = ("train", "resume", "evaluate", "plan", "config")  # what a config names; `verify --replay` too
+ACTING = {"render": render, "export": export}  # with a saved policy, likewise
+# Those that run what a config names; `verify --replay` does too.
+RUNNING = ("train", "resume", "evaluate", *ACTING, "plan", "config")
 HELPED = ("train", "plan", "config")  # whose help is of the fields of a config, too
 # What a command takes besides fields of the config.
 OPTIONS = {
@@ -70,6 +75,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with _any_encoding(), _messages(), signals.leaving(), modules.looking_in(places):
         try:
             return _run(arguments)
+        except KeyboardInterrupt:  # of what has cleared up behind it; elsewhere `leaving` has left
+            return 128 + signal.SIGINT
         except BrokenPipeError:  # as in `jaxtrain list envs | head -3`
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return 128 + signal.SIGPIPE
@@ -189,11 +196,13 @@ def _run(arguments: Sequence[str]) -> int:
         if options.command in LOOKING:  # further runs may stand behind an option
             options.runs += [word for word in rest if not word.startswith("-")]
             rest = [word for word in rest if word.startswith("-")]
-        if options.command in ("runs", "verify", *LOOKING):
+        if options.command in ("runs", "verify", *LOOKING, *ACTING):
             if rest:
                 raise ConfigError([Problem(rest[0], MISSING, f"`{options.command}` has no such option")])
             if options.command in LOOKING:
                 return LOOKING[options.command].main(options)
+            if options.command in ACTING:
+                return ACTING[options.command].main(options)
             return getattr(commands, options.command)(options)
         if options.command == "resume":
             return commands.resume(fields.overrides(rest, OPTIONS["resume"]), options)
@@ -313,6 +322,8 @@ def _parser(algorithm: type[Any] | None) -> argparse.ArgumentParser:
         "[--env.id ID] [--env.params.NAME VALUE] [--json]",
     )
     _evaluate_arguments(evaluate)
+    render.arguments(add("render", "draw a saved policy acting, without a screen", render.USAGE), _number)
+    export.arguments(add("export", "write a saved policy for use without jaxtrain", export.USAGE), _number)
     _verify_arguments(add("verify", "check every checkpoint of a run", "DIR [--replay]"))
     plan = add("plan", "say what a run would do; run nothing", some)
     whole = "print a config whole, every field with its value; run nothing"

@@ -197,6 +197,12 @@ def runs(options: argparse.Namespace) -> int:
     return 0
 
 
+def which(text: str) -> Any:
+    """A checkpoint as people name it: "best", "last", or env steps as they are printed or written in YAML."""
+    digits = text.replace(",", "").replace("_", "")
+    return int(digits) if digits.isdecimal() else text
+
+
 def evaluate(options: argparse.Namespace, env: Mapping[str, Any]) -> int:
     """Complete episodes with a saved policy.
 
@@ -205,11 +211,10 @@ def evaluate(options: argparse.Namespace, env: Mapping[str, Any]) -> int:
     """
     from jaxtrain.runs.evaluate import evaluate_run
 
-    digits = options.which.replace(",", "").replace("_", "")  # as numbers are printed, and written in YAML
-    which = int(digits) if digits.isdecimal() else options.which
+    checkpoint = which(options.which)
     saved, members, settings, report = evaluate_run(
         options.directory,
-        which,
+        checkpoint,
         options.members,
         num_episodes=options.num_episodes,
         sampled=options.sampled,
@@ -238,7 +243,7 @@ def evaluate(options: argparse.Namespace, env: Mapping[str, Any]) -> int:
     told = [u for u in trainer.timetable.get("evaluation", ()) if u <= awake or u == trainer.num_updates]
     marks = [per * u for u in told if per * u <= env_steps]
     wide = max(14, *(len(shown(name)) + 2 for name in report))
-    output.show(f"{'checkpoint':<{wide}}{env_steps:,} env steps ({which})")
+    output.show(f"{'checkpoint':<{wide}}{env_steps:,} env steps ({checkpoint})")
     logged = f"logged at {marks[-1]:,}" if marks else ""
     output.show(f"{'':<{wide}}{'now':<12}{logged:<26}{'each' if len(members) > 1 else ''}".rstrip())
     for name, values in report.items():

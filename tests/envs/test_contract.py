@@ -13,7 +13,7 @@ import pytest
 
 from jaxtrain import ConfigError, envs
 from jaxtrain.envs import contract
-from jaxtrain.envs.wrappers import Cast
+from jaxtrain.envs.wrappers import Cast, Wrapper
 from jaxtrain.types import Box, Dict, Discrete, MultiDiscrete, Space, Step
 from tests.helpers import Walk
 
@@ -178,6 +178,84 @@ def test_what_does_not_fit_is_named_by_object_function_and_leaf(case):
     given, rule = FAULTS[case]
     with pytest.raises(ConfigError, match=f"^{re.escape(f'env.id = Own: {rule}')}"):
         envs.make(Own(**given))
+
+
+PICTURES = {
+    "no picture": (lambda self, state, params: None, "render: gives None, needs uint8[H, W, 3]"),
+    "a figure and axes": (
+        lambda self, state, params: ("figure", "axes"),
+        "render: gives 2 values, needs uint8[H, W, 3]",
+    ),
+    "numbers from 0 to 1": (
+        lambda self, state, params: jnp.zeros((4, 4, 3)),
+        "render: gives float32[4, 4, 3], needs uint8[H, W, 3]",
+    ),
+    "no colors": (
+        lambda self, state, params: np.zeros((4, 4), np.uint8),
+        "render: gives uint8[4, 4], needs uint8[H, W, 3]",
+    ),
+    "nothing to see": (
+        lambda self, state, params: np.zeros((0, 4, 3), np.uint8),
+        "render: gives uint8[0, 4, 3], needs uint8[H, W, 3]",
+    ),
+    "a form without parameters": (
+        lambda self, state: np.zeros((4, 4, 3), np.uint8),
+        "render: needs to be called render(state, params): too many positional arguments",
+    ),
+    "an error": (lambda self, state, params: elbow(state), "render: raised KeyError: \"no such joint: 'el"),
+}
+
+
+@pytest.mark.parametrize("case", PICTURES)
+def test_what_render_gives_that_is_no_picture_is_named_by_the_object(case):
+    render, rule = PICTURES[case]
+    env = type("Drawn", (Walk,), {"render": render})()
+    with pytest.raises(ConfigError, match=f"^{re.escape(f'evaluation.env.id = Drawn: {rule}')}"):
+        envs.renderer(env, env, path="evaluation.env")(None, None)
+
+
+def test_a_picture_is_its_own_memory():
+    kept = np.zeros((1, 1, 3), np.uint8)
+    picture = contract.picture(lambda state, params: kept, None, None)
+    kept += 1
+    assert not picture.any()
+
+
+@dataclass(frozen=True)
+class Drawn(Walk):
+    """A pixel of one color."""
+
+    red: int = 0
+
+    def render(self, state, params):
+        return jnp.array([[[self.red, state.time, 0]]], jnp.uint8)
+
+
+class Around(Wrapper):
+    """What stands around an environment and does not draw."""
+
+
+class Brighter(Wrapper):
+    def render(self, state, params):
+        return self.env.render(state, params) + np.uint8(100)
+
+
+@pytest.mark.parametrize(
+    ("env", "red"),
+    [(Drawn(red=7), 7), (Around(Drawn(red=7)), 7), (Brighter(Around(Brighter(Drawn(red=7)))), None)],
+)
+def test_the_outermost_that_has_a_render_draws(env, red):
+    state = Walk().reset(jax.random.key(0), Walk().default_params)[1]
+    if red is None:  # it asks one that cannot
+        with pytest.raises(ConfigError, match="render: raised AttributeError: 'Around' object has no attri"):
+            envs.renderer(env)(state, None)
+    else:
+        assert envs.renderer(env)(state, None).tolist() == [[[red, 0, 0]]]
+
+
+def test_one_without_a_render_is_refused_by_name():
+    with pytest.raises(ConfigError, match=r"^env.id = Walk: cannot be drawn; needs a method render\(state, "):
+        envs.renderer(Around(Walk()), Walk())
 
 
 def test_every_leaf_that_does_not_fit_has_a_line():
