@@ -241,7 +241,8 @@ def test_to_verify_a_checkpoint_that_says_odd_things_of_itself_prints_them_as_te
     assert lines[-1].isprintable() and lines[-1].startswith(r"0000000000016  whole  \x1b[2J")
     for odd in ({"reason": {}, "best": 3}, {"best": {"value": "high"}}, {"best": {"value": 1.0}}):
         resealed(newest(run), **odd)
-        assert cli.main(["verify", str(run)]) == 0
+        assert cli.main(["verify", str(run)]) == 1
+        assert "none of a checkpoint: its " in capsys.readouterr().out
     manifest = newest(run) / "manifest.json"
     manifest.write_text('{"format":' * 100_000)
     digest = hashlib.sha256(manifest.read_bytes()).hexdigest()

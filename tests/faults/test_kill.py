@@ -142,7 +142,7 @@ def survive(what: list[tuple[int, Config, int]], directory: Path) -> None:
 def test_a_run_killed_at_random_instants_ends_in_the_same_bits_with_the_same_log(tmp_path):
     quick = tiny(updates=8, algorithm=Drift(), logging=SINKS, on_nan="ignore", **SAVED)
     learns = tiny(updates=8, logging=SINKS, **EVALUATED, **SAVED)
-    survive([(5, quick, 1), (2, quick, 3), (2, learns, 3)], tmp_path)
+    survive([(7, quick, 1), (3, quick, 3), (2, learns, 3)], tmp_path)
 
 
 @pytest.mark.slow
