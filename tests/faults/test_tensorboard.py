@@ -90,20 +90,9 @@ def run_and_kill(where: Path, seeds: str, num_seeds: int, begin: int, commit: in
     return lengths
 
 
-@pytest.mark.parametrize(
-    ("seeds", "num_seeds", "cut"),
-    [
-        ("separate", 2, True),
-        *(
-            pytest.param(seeds, num_seeds, cut, marks=pytest.mark.slow)
-            for seeds, num_seeds, cut in [
-                ("separate", 2, False),
-                ("aggregate", 3, True),
-                ("aggregate", 3, False),
-            ]
-        ),
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("cut", [True, False])
+@pytest.mark.parametrize(("seeds", "num_seeds"), [("aggregate", 3), ("separate", 2)])
 def test_a_run_killed_three_times_has_the_points_of_an_unbroken_one(tmp_path, seeds, num_seeds, cut):
     with TensorBoard(tmp_path / "whole", seeds=seeds) as board:
         board.open(info(num_seeds, 0))

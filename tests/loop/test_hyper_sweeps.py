@@ -37,7 +37,7 @@ def same(together, i, alone):
         np.testing.assert_allclose(x[i], y, atol=1e-5, rtol=1e-5, err_msg=f"{i}{path}")
 
 
-@pytest.mark.parametrize("kind", ["learning_rate", "low"])
+@pytest.mark.parametrize("kind", ["low", pytest.param("learning_rate", marks=pytest.mark.slow)])
 def test_a_sweep_over_one_rate_is_the_single_runs(kind):
     together = jax.vmap(lambda value: once(**{kind: value}))(jnp.array(KINDS[kind]))
     for i, value in enumerate(KINDS[kind]):

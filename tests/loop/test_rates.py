@@ -126,6 +126,7 @@ def test_scale_rate_serves_numbers_and_schedules(written, before, seeds):
         scale_rate(state, "algorithm.lerning_rate", 0.5)
 
 
+@pytest.mark.slow
 def test_a_longer_run_keeps_the_length_of_its_schedule_and_another_one_is_refused(tmp_path):
     written = {"schedule": "linear", "from": 0.2, "to": 0.0}
     launch(moving(written, 4), tmp_path / "run", cache=False)
