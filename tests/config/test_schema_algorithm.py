@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 
 from jaxtrain import Config, ConfigError
+from jaxtrain.algorithms.dqn import DQN
+from jaxtrain.algorithms.ppo import PPO
 from jaxtrain.config.describe import describe
 from jaxtrain.config.schema import algorithm_class
-from jaxtrain.rl import field
+from jaxtrain.rl import NetworkConfig, field
 from tests.helpers import Reinforce
 
 
@@ -75,3 +79,18 @@ class Empty2(Empty):
 
     def make(self, spec):
         raise NotImplementedError
+
+
+SIZES = [
+    (cls, f.name)
+    for cls in (PPO, DQN, NetworkConfig)
+    for f in dataclasses.fields(cls)
+    if f.type in ("int", "tuple[int, ...]")  # those that may be unset count env steps on the host
+]
+
+
+@pytest.mark.parametrize(("cls", "name"), SIZES, ids=[f"{cls.__name__}.{name}" for cls, name in SIZES])
+def test_no_size_is_beyond_what_a_device_counts_to(cls, name):
+    cls(**{name: 2**31 - 1})
+    with pytest.raises(ConfigError, match=rf"^{name} = .*2147483648.*: needs .* <= 2147483647"):
+        cls(**{name: 2**31})
