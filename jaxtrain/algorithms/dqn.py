@@ -180,7 +180,8 @@ class DQN:
     )
     double: bool = field.flag(True, help="choose the next action by the network that learns")
     dueling: bool = field.flag(False, help="a value and advantages instead of action values")
-    n_step: int = field.integer(1, low=1, high=field.INT32, help="most steps whose rewards a target has")
+    # One less, as there is a power of gamma more than steps.
+    n_step: int = field.integer(1, low=1, high=field.INT32 - 1, help="most steps whose rewards a target has")
     # Squared, the errors at an episode's end hold values that have grown too great. Where errors are clipped,
     # as Mnih et al. have them, these weigh no more than any other, and CartPole's values diverge.
     loss: str = field.choice("squared", ("squared", "huber"), help="of the temporal-difference error")
