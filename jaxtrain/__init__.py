@@ -32,7 +32,7 @@ from jaxtrain.config.schema import (
     load_config,
     to_dict,
 )
-from jaxtrain.errors import ConfigError, ContractError
+from jaxtrain.errors import ConfigError, ContractError, OutOfMemory
 from jaxtrain.events.event import Event, OnReset, OnStep
 from jaxtrain.loop.hyper import scale_rate
 from jaxtrain.loop.state import TrainState
@@ -58,6 +58,7 @@ __all__ = [
     "NetworkConfig",
     "OnReset",
     "OnStep",
+    "OutOfMemory",
     "Result",
     "TrainState",
     "Trainer",

@@ -91,6 +91,13 @@ class ContractError(TypeError):
     """
 
 
+class OutOfMemory(MemoryError):
+    """A run needs more memory than its device has; names the bytes of each part, and what would fit.
+
+    `__cause__` is what JAX raised.
+    """
+
+
 class Fault(Exception):
     """Raised by a field's `read`: the rule that a value breaks."""
 

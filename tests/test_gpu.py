@@ -6,6 +6,7 @@ JAX_PLATFORMS=cuda,cpu python -m pytest -m gpu tests/test_gpu.py
 from __future__ import annotations
 
 import os
+import re
 import signal
 
 import jax
@@ -110,3 +111,13 @@ def test_a_launched_run_ends_in_the_bits_of_train_however_often_it_was_stopped(n
     clock = ending.result.state.clock  # `vmap` gives every seed one
     assert differing(ending.result.state, whole.state.replace(clock=clock)) == []
     assert differing(ending.result.history, whole.history) == []
+
+
+def test_ten_times_the_memory_of_the_device_is_one_error_that_says_what_fits(tmp_path):
+    limit = jax.local_devices()[0].memory_stats()["bytes_limit"]
+    replay = {"name": "dqn", "rollout_length": 4, "buffer_size": limit // 10 // 42}  # bytes of a transition
+    given = config(algorithm=replay, logging={"every": 0, "sinks": []})
+    with pytest.raises(jaxtrain.OutOfMemory, match=r"replay [\d.]+ GiB, .*, and there are 100\. ") as error:
+        jaxtrain.launch(given, tmp_path / "run", num_seeds=100)
+    fits = re.search(r"hold, by an estimate, num_seeds = (\d+) of 64 environments", str(error.value))
+    assert fits is not None and 5 <= int(fits[1]) <= 10

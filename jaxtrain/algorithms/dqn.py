@@ -154,18 +154,20 @@ class DQN:
     """Hyperparameters of DQN; rates are pytree leaves and may be arrays under `vmap`."""
 
     name: str = field.choice("dqn", ("dqn",))
-    rollout_length: int = field.integer(4, low=1, help="env steps of each environment per update, T")
+    rollout_length: int = field.integer(
+        4, low=1, high=field.INT32, help="env steps of each environment per update, T"
+    )
     buffer_size: int | None = field.integer(
         None,
         low=1,
         high=field.INT32,
         help="transitions, rounded down to whole updates; unset: 100,000 rounded up",
     )
-    batch_size: int = field.integer(128, low=1, help="transitions in a gradient step")
+    batch_size: int = field.integer(128, low=1, high=field.INT32, help="transitions in a gradient step")
     learning_starts: int | None = field.integer(
         None, low=0, help="env steps before the first gradient step; unset: 1,000 rounded up to whole updates"
     )
-    gradient_steps: int = field.integer(8, low=1, help="in an update")
+    gradient_steps: int = field.integer(8, low=1, high=field.INT32, help="in an update")
     target_update_interval: int | None = field.integer(
         None, low=1, help="env steps between two copies; unset: 1,000 rounded up to whole updates"
     )
@@ -178,7 +180,8 @@ class DQN:
     )
     double: bool = field.flag(True, help="choose the next action by the network that learns")
     dueling: bool = field.flag(False, help="a value and advantages instead of action values")
-    n_step: int = field.integer(1, low=1, help="most steps whose rewards a target has")
+    # One less, as there is a power of gamma more than steps.
+    n_step: int = field.integer(1, low=1, high=field.INT32 - 1, help="most steps whose rewards a target has")
     # Squared, the errors at an episode's end hold values that have grown too great. Where errors are clipped,
     # as Mnih et al. have them, these weigh no more than any other, and CartPole's values diverge.
     loss: str = field.choice("squared", ("squared", "huber"), help="of the temporal-difference error")

@@ -71,9 +71,11 @@ class PPO:
     """Hyperparameters of PPO; rates are pytree leaves and may be arrays under `vmap`."""
 
     name: str = field.choice("ppo", ("ppo",))
-    rollout_length: int = field.integer(128, low=1, help="env steps of each environment per update, T")
-    num_epochs: int = field.integer(4, low=1, help="passes over a rollout")
-    num_minibatches: int = field.integer(4, low=1, help="gradient steps in a pass")
+    rollout_length: int = field.integer(
+        128, low=1, high=field.INT32, help="env steps of each environment per update, T"
+    )
+    num_epochs: int = field.integer(4, low=1, high=field.INT32, help="passes over a rollout")
+    num_minibatches: int = field.integer(4, low=1, high=field.INT32, help="gradient steps in a pass")
     learning_rate: Any = field.rate(2.5e-4, low=0, anneal="anneal_learning_rate")
     anneal_learning_rate: bool = field.flag(
         True, help="a number linearly to 0 over the run; a schedule stays as it is"

@@ -348,7 +348,12 @@ class Config:
         found: list[Problem] = []
         total, per = self.total_env_steps, self.env_steps_per_update
         sizes = f"{per} env steps ({self.env.num_envs} environments x {self.algorithm.rollout_length} steps)"
-        if total % per:
+        if per > field.INT32:
+            length, most = self.algorithm.rollout_length, field.INT32 // self.env.num_envs
+            rule = f"needs at most {most} with {self.env.num_envs} environments, or fewer of these: "
+            rule += "an update has at most 2^31 - 1 env steps"
+            found.append(Problem("algorithm.rollout_length", length, rule))
+        elif total % per:
             down = total // per * per
             near = f"{down} and {down + per}" if down else f"{per}"
             rule = f"needs a whole number of updates of {sizes}; the nearest: {near}"

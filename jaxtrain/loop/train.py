@@ -27,7 +27,7 @@ from jaxtrain import device, signals
 from jaxtrain.config.schema import Config, to_dict
 from jaxtrain.events.event import Part
 from jaxtrain.known import filled
-from jaxtrain.loop import callback
+from jaxtrain.loop import callback, memory
 from jaxtrain.loop.hyper import ELSEWHERE, Rates
 from jaxtrain.loop.state import NON_FINITE, TrainState
 from jaxtrain.loop.trainer import Emit, History, Trainer
@@ -117,6 +117,8 @@ def train(config: Config, key: Key, *, events: Sequence[Part] = (), sinks: Seque
       FloatingPointError: with `on_nan: raise`, for a seed whose agent or rollout is not finite; names seed,
         metric and update. Not inside `jax.jit`, where `result.state.status` tells. With `jax_debug_nans`, for
         a seed that has stopped as it was not finite; names the operation, and its line.
+      OutOfMemory: of the device; names the bytes of each part of a seed, and an estimate of what would fit.
+        Where the program still runs when this returns, JAX raises its own error when the result is looked at.
 
     Warns:
       RuntimeWarning: for each sink that failed, with what was lost.
@@ -134,14 +136,13 @@ def train(config: Config, key: Key, *, events: Sequence[Part] = (), sinks: Seque
     marks = Marks({name: tuple(u * per for u in due) for name, due in timetable.items()})
     device.check(callbacks=bool(watching))
     whole, rates = program(trainer, events, observed=bool(watching))
-    if not watching:
-        with _saying_that_it_compiles():
-            state, history = whole(rates, key, jnp.int32(0))
+    with memory.explained(lambda: memory.by_part(trainer), trainer.config.env.num_envs):
+        if watching:
+            (state, history), stopped = _run_watched(whole, rates, key, watching, run_info(trainer))
+        else:
+            with _saying_that_it_compiles():
+                (state, history), stopped = whole(rates, key, jnp.int32(0)), False
         result = Result(state, filled(history), marks)
-        _find_non_finite(trainer, result)
-        return result
-    (state, history), stopped = _run_watched(whole, rates, key, watching, run_info(trainer))
-    result = Result(state, filled(history), marks)
     _find_non_finite(trainer, result)
     failed = None if faults.first is None else FloatingPointError(faults.first)
     if stopped:

@@ -38,18 +38,18 @@ class NetworkConfig:
     """Networks of any algorithm: a torso each or a shared one, with a recurrent cell behind it or without."""
 
     torso: str = field.choice("auto", ("auto", "mlp", "cnn"), help="auto: cnn for images, else mlp")
-    hidden_sizes: tuple[int, ...] = field.integers((64, 64), low=1, help="dense layers")
+    hidden_sizes: tuple[int, ...] = field.integers((64, 64), low=1, high=field.INT32, help="dense layers")
     activation: str = field.choice("tanh", tuple(ACTIVATIONS))
     layer_norm: bool = field.flag(False, help="normalize each layer before its activation")
-    channels: tuple[int, ...] = field.integers((16,), low=1, help="convolutions of a cnn")
-    kernel_size: int = field.integer(3, low=1)
+    channels: tuple[int, ...] = field.integers((16,), low=1, high=field.INT32, help="convolutions of a cnn")
+    kernel_size: int = field.integer(3, low=1, high=field.INT32)
     scale_images: bool = field.flag(
         True, help="images of bounded uint8 from 0 to 1; a module given sees bytes"
     )
     shared: bool = field.flag(False, help="one torso, two heads")
     log_std_init: float = field.static_float(0.0, help="of a Gaussian policy")
     recurrent: str = field.choice("none", ("none", "gru", "lstm"), help="a cell between torso and head")
-    recurrent_size: int = field.integer(64, low=1, help="units of the cell")
+    recurrent_size: int = field.integer(64, low=1, high=field.INT32, help="units of the cell")
 
 
 @dataclass(frozen=True, eq=False)

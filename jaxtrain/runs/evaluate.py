@@ -18,6 +18,7 @@ from jaxtrain.config.number import whole, wholes
 from jaxtrain.config.schema import Config, EnvConfig, EvaluationConfig
 from jaxtrain.errors import ConfigError, Problem
 from jaxtrain.events.event import Part
+from jaxtrain.loop import memory
 from jaxtrain.loop.trainer import Trainer
 from jaxtrain.runs.load import LoadedRun, Which, one_seed, open_run
 
@@ -57,6 +58,7 @@ def evaluate_run(
 
     Raises:
       ConfigError: see `load_policy`; a policy that does not fit such an environment. Nothing has compiled.
+      OutOfMemory: of the device.
     """
     given = {} if num_episodes is None else {"num_episodes": whole("num_episodes", num_episodes, low=1)}
     seed = None if seed is None else whole("seed", seed)
@@ -73,7 +75,9 @@ def evaluate_run(
         key = jax.numpy.stack(keys) if len(keys) > 1 else keys[0]
     # All of them even for one: alone its roundings would be others, and so in the end its episodes.
     evaluate = jax.jit(lambda state, key: saved.trainer.evaluate(state, key, settings, by_episode=True))
-    of_all = {name: np.asarray(value) for name, value in evaluate(saved.state, key).items()}
+    num_envs = saved.trainer.config.env.num_envs
+    with memory.explained(lambda: memory.by_part(saved.trainer), num_envs, len(everyone)):
+        of_all = {name: np.asarray(value) for name, value in evaluate(saved.state, key).items()}
     place = settings.env or saved.trainer.config.env
     settings = dataclasses.replace(settings, env=place)
     if len(everyone) == 1 or asked == everyone:

@@ -23,7 +23,7 @@ from jaxtrain.config.schema import Config, dump, to_dict
 from jaxtrain.errors import ConfigError, Problem
 from jaxtrain.events.event import Part
 from jaxtrain.known import filled
-from jaxtrain.loop import callback
+from jaxtrain.loop import callback, memory
 from jaxtrain.loop.state import NON_FINITE, TrainState
 from jaxtrain.loop.train import Faults, Marks, Result, run_info, seeds_first
 from jaxtrain.loop.trainer import History, Trainer
@@ -124,6 +124,7 @@ def launch(
       DirectoryLost: the directory or its lock was moved, deleted or replaced meanwhile; says where what was
         saved is. Nothing was written to what is in its place.
       FloatingPointError: with `on_nan: raise`, after the last finite state is saved.
+      OutOfMemory: of the device; names the bytes of each part, and an estimate of what would fit.
     """
     if resume not in ("auto", "never", "must"):
         raise ConfigError([Problem("resume", resume, "needs one of auto, never, must")])
@@ -253,14 +254,22 @@ def _advance(
         _log.info("going on from %s of %s env steps", f"{resumed_at:,}", f"{config.total_env_steps:,}")
     _log.info("compiling")
     keys = run_plan.seeds.keys()
-    compiled = Programs(config, events, keys, outlet.id, fresh=begin is None, taken=run_plan.taken)
-    run.check()
-    keep_tuning(run.path)
-    clock = 0 if begin is None else int(begin[0].clock)
-    outlet.on_start(clock, num_seeds=run_plan.seeds.count)  # compilation is over
-    loop = loop_of(compiled)
-    state, history = loop.run(*(begin or compiled.start()), saved=resumed_at is not None)
-    return state, history, loop.stalls
+    num_seeds, temporaries = run_plan.seeds.count, list[int]()
+
+    def parts() -> dict[str, int]:
+        trainer, most = Trainer(config, events), max(temporaries, default=None)
+        return memory.by_part(trainer, saved=True, temporaries=most)
+
+    with memory.explained(parts, config.env.num_envs, num_seeds):
+        compiled = Programs(config, events, keys, outlet.id, fresh=begin is None, taken=run_plan.taken)
+        temporaries += [-(-x // num_seeds) for x in [compiled.temporaries] if x is not None]
+        run.check()
+        keep_tuning(run.path)
+        clock = 0 if begin is None else int(begin[0].clock)
+        outlet.on_start(clock, num_seeds=num_seeds)  # compilation is over
+        loop = loop_of(compiled)
+        state, history = loop.run(*(begin or compiled.start()), saved=resumed_at is not None)
+        return state, history, loop.stalls
 
 
 def _ending(

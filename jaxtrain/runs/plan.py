@@ -15,6 +15,7 @@ import numpy as np
 
 from jaxtrain.config.schema import CheckpointConfig, Config
 from jaxtrain.events.event import OnStep
+from jaxtrain.loop import memory
 from jaxtrain.loop.train import program
 from jaxtrain.loop.trainer import Trainer
 from jaxtrain.rl import networks
@@ -100,41 +101,29 @@ def _checkpoints(trainer: Trainer, settings: CheckpointConfig) -> list[str]:
 def _memory(trainer: Trainer, state: Any) -> list[str]:
     whole, rates = program(trainer, (), observed=False)
     lowered: Any = whole
-    compiled = lowered.lower(rates, jax.random.key(0), jnp.int32(0)).compile()
+    num_envs = trainer.config.env.num_envs
+    with memory.explained(lambda: memory.by_part(trainer), num_envs):
+        compiled = lowered.lower(rates, jax.random.key(0), jnp.int32(0)).compile()
     analysis = compiled.memory_analysis()
-    lines = [f"state         {_bytes(_size(state))} a seed"]
+    in_words, temporaries = memory.in_words, None if analysis is None else analysis.temp_size_in_bytes
+    parts = memory.by_part(trainer, temporaries=temporaries)
+    lines = [f"state         {in_words(memory.size(state))} a seed", f"memory        {memory.listed(parts)}"]
     if analysis is None:
         return [*lines, "the program's memory cannot be told on this backend"]
     whole = analysis.temp_size_in_bytes + analysis.output_size_in_bytes + analysis.argument_size_in_bytes
     device = jax.devices()[0]
     room = _room(device)
-    lines.append(f"program       {_bytes(whole)} a seed while it runs, history included")
+    lines.append(f"program       {in_words(whole)} a seed while it runs, history included")
     if room:
         lines.append(
-            f"device        {device.device_kind}, {_bytes(room)}: "
+            f"device        {device.device_kind}, {in_words(room)}: "
             f"room for about {room // whole:,} seeds at once"
         )
     return lines
-
-
-def _size(tree: Any) -> int:
-    def one(x: Any) -> int:
-        width = 8 if jnp.issubdtype(x.dtype, jax.dtypes.prng_key) else x.dtype.itemsize
-        return int(np.prod(x.shape, dtype=np.int64)) * width
-
-    return sum(map(one, jax.tree.leaves(tree)))
 
 
 def _room(device: Any) -> int:
     """Bytes: the device's limit, or this machine's memory for a CPU."""
     if device.platform == "cpu":
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return int((device.memory_stats() or {}).get("bytes_limit", 0))
-
-
-def _bytes(count: int) -> str:
-    size, units = float(count), iter(("bytes", "KiB", "MiB", "GiB", "TiB"))
-    unit = next(units)
-    while size >= 1024 and unit != "TiB":
-        size, unit = size / 1024, next(units)
-    return f"{size:.0f} {unit}" if unit == "bytes" else f"{size:.1f} {unit}"
+    return memory.room(device)

@@ -88,6 +88,9 @@ class Programs:
             return self._packing.pack([found[name] for name in self._rest])
 
         self._copy = jax.jit(copy).lower(*shapes).compile()
+        used = (made.memory_analysis() for made in (self._start, self._advance) if made is not None)
+        # Bytes of all seeds; None where the backend does not tell.
+        self.temporaries = max((x.temp_size_in_bytes for x in used if x is not None), default=None)
 
     def start(self) -> tuple[TrainState, History]:
         """A fresh state and history, startup events fired."""

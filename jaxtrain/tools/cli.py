@@ -29,7 +29,7 @@ from jaxtrain.config import schema as configs
 from jaxtrain.config import yaml as files
 from jaxtrain.config.describe import json_schema
 from jaxtrain.config.registry import ALGORITHMS, EVENTS, SINKS, load_object
-from jaxtrain.errors import MISSING, ConfigError, ContractError, Problem, nearest, shown
+from jaxtrain.errors import MISSING, ConfigError, ContractError, OutOfMemory, Problem, nearest, shown
 from jaxtrain.loop.trainer import Trainer
 from jaxtrain.runs.index import SORTS
 from jaxtrain.runs.resume import MAY_CHANGE
@@ -232,7 +232,7 @@ def _run(arguments: Sequence[str]) -> int:
         return 2
     except BrokenPipeError:
         raise
-    except OSError as error:
+    except (OSError, OutOfMemory) as error:
         output.warn(f"jaxtrain: {error}")
         return 1
 

@@ -36,9 +36,9 @@ A FLOAT|SCHEDULE is a number, or moves with the env steps done; `over` unset is 
 """
 CODES = """\
 exit codes: 0 done, 2 a request that cannot be met (nothing was run or changed), 1 a failure (a seed whose
-agent or rollout is not finite, a file that could not be read or written, a damaged checkpoint that `verify`
-finds), 128 + N stopped by signal N and saved: 130 SIGINT, 143 SIGTERM, 129 SIGHUP, with
---checkpoint.signals USR1,USR2 also 138 and 140; not saved if a second SIGINT or SIGTERM came
+agent or rollout is not finite, a file that could not be read or written, too little memory on the device, a
+damaged checkpoint that `verify` finds), 128 + N stopped by signal N and saved: 130 SIGINT, 143 SIGTERM, 129
+SIGHUP, with --checkpoint.signals USR1,USR2 also 138 and 140; not saved if a second SIGINT or SIGTERM came
 """
 
 

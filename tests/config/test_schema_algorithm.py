@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
+
+import jax
 import pytest
 
-from jaxtrain import Config, ConfigError
+from jaxtrain import Config, ConfigError, Trainer
+from jaxtrain.algorithms.dqn import DQN
+from jaxtrain.algorithms.ppo import PPO
 from jaxtrain.config.describe import describe
 from jaxtrain.config.schema import algorithm_class
-from jaxtrain.rl import field
+from jaxtrain.rl import NetworkConfig, field
 from tests.helpers import Reinforce
 
 
@@ -75,3 +80,34 @@ class Empty2(Empty):
 
     def make(self, spec):
         raise NotImplementedError
+
+
+SIZES = [
+    (cls, f.name)
+    for cls in (PPO, DQN, NetworkConfig)
+    for f in dataclasses.fields(cls)
+    if f.type in ("int", "tuple[int, ...]")  # those that may be unset count env steps on the host
+]
+
+
+@pytest.mark.parametrize(("cls", "name"), SIZES, ids=[f"{cls.__name__}.{name}" for cls, name in SIZES])
+def test_no_size_is_beyond_what_a_device_counts_to(cls, name):
+    with pytest.raises(ConfigError, match=rf"^{name} = .*2147483648.*: needs .* <= 214748364[67]\b"):
+        cls(**{name: 2**31})
+
+
+AT_THE_LIMIT = [
+    {"algorithm": {"rollout_length": 1, "num_minibatches": 1}, "env": {"num_envs": 2**31 - 1}},
+    {"algorithm": {"rollout_length": 2**31 - 1, "num_minibatches": 1}, "env": {"num_envs": 1}},
+    {"algorithm": {"name": "dqn", "rollout_length": 1}, "env": {"num_envs": 2**31 - 1}},
+    {"algorithm": {"name": "dqn", "gradient_steps": 2**31 - 1, "n_step": 2**31 - 2}},
+]
+
+
+@pytest.mark.parametrize("given", AT_THE_LIMIT, ids=["num_envs", "rollout_length", "dqn", "n_step"])
+def test_the_largest_update_that_a_config_takes_is_one_that_jax_can_describe(given):
+    off = {"logging": {"every": 0}, "evaluation": {"every": 0}, "total_env_steps": 2**31 - 1}
+    off |= {} if "env" in given else {"total_env_steps": 256}
+    trainer = Trainer(Config(**off, **given))
+    state = jax.eval_shape(trainer.new, jax.random.key(0))
+    assert jax.eval_shape(trainer.update, state).clock.shape == ()

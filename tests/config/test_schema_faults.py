@@ -161,6 +161,16 @@ BAD = [
         "(4 environments x 8 steps); raise num_envs or rollout_length",
     ),
     (
+        "algorithm.rollout_length=2147483647",
+        "algorithm.rollout_length = 2147483647: needs at most 536870911 with 4 environments, or fewer of "
+        "these: an update has at most 2^31 - 1 env steps",
+    ),
+    (
+        "env.num_envs=268435456",
+        "algorithm.rollout_length = 8: needs at most 7 with 268435456 environments, or fewer of these: an "
+        "update has at most 2^31 - 1 env steps",
+    ),
+    (
         "logging.every=640",
         "logging.every = 640: needs at most 320, as long as the run; or none, a 100th of it; or 0, never",
     ),

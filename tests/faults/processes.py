@@ -25,10 +25,12 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from jaxtrain import Config
 from jaxtrain.config import field
 from jaxtrain.runs import checkpoint, disk, manager
+from jaxtrain.tree import InPlace
 from jaxtrain.types import Algorithm, Clock, EnvSpec, Experience, Metrics, PyTree
 from tests.helpers import Reinforce
 from tests.xla import FAST
@@ -64,6 +66,31 @@ class Drift(Reinforce):
             return agent, runner, {"loss": agent["policy"].sum()}
 
         return made._replace(update=update)
+
+
+@field.config
+class Hoard(Drift):
+    """Asks for more memory than a processor can address, and so gets XLA's own error at once."""
+
+    name: str = field.text("tests.faults.processes:Hoard")
+
+    def make(self, spec: EnvSpec) -> Algorithm[PyTree]:
+        made = super().make(spec)
+
+        def init(key: Any) -> PyTree:
+            return {"small": made.init(key), "hoard": InPlace(jnp.zeros((100_000, 2**31 - 1)))}
+
+        def update(agent: PyTree, *rest: Any) -> tuple[PyTree, PyTree, Metrics]:
+            small, runner, metrics = made.update(agent["small"], *rest)
+            hoard = agent["hoard"].value.at[0, 0].add(1.0)
+            return {"small": small, "hoard": InPlace(hoard)}, runner, metrics
+
+        return Algorithm(
+            init=init,
+            policy=lambda agent, clock: made.policy(agent["small"], clock),
+            sample=lambda agent, clock: made.sample(agent["small"], clock),
+            update=update,
+        )
 
 
 @cache
