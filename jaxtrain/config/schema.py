@@ -113,6 +113,8 @@ REDUCTIONS = ("mean", "sum", "max", "last", "episode")
 
 
 def _read_source(value: Any) -> Any:
+    if value == "":
+        return value  # the name's
     if isinstance(value, str):
         named = load_object(value) if ":" in value else None
         if value.strip() and (named is None or callable(named)):
@@ -128,7 +130,11 @@ class StatisticConfig:
 
     name: str = field.text("", help="its metrics are rollout/NAME and evaluation/NAME")
     source: Any = field.custom(
-        "", _read_source, "NAME", accepts=fragment.TEXT, help="an entry of info, or package.module:function"
+        "",
+        _read_source,
+        "NAME",
+        accepts=fragment.TEXT,
+        help="an entry of info (unset: of this name), or package.module:function",
     )
     reduction: str = field.choice("mean", REDUCTIONS, help="over the update's steps, or per finished episode")
 
@@ -141,7 +147,7 @@ def _read_statistics(value: Any) -> tuple[StatisticConfig, ...]:
         raise Fault("needs a different name for each statistic")
     if own := [s.name for s in made if s.name in RESERVED]:
         raise Fault(f"{own[0]!r} is the library's own; needs another name")
-    return made
+    return tuple(s if s.source else dataclasses.replace(s, source=s.name) for s in made)
 
 
 def _read_sinks(value: Any) -> tuple[str, ...]:

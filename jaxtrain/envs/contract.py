@@ -44,7 +44,10 @@ def kept(env: Env, params: PyTree) -> Env:
     if not isinstance(begun, tuple | list) or len(begun) != 2:
         raise _fault("reset", f"gives {_what(begun)}, needs (obs, state)")
     first = Step(*begun, reward=None, terminated=None, truncated=None, info={})  # type: ignore[arg-type]
-    _refuse("reset", [*_no_arrays(first), *_unlike(env.observation_space, first.obs), *_mask(env, first.obs)])
+    unlike = _unlike(env.observation_space, first.obs)
+    if unlike and not _unlike(env.observation_space, first.state):
+        unlike.append("its second value is like an observation; the order is (obs, state)")
+    _refuse("reset", [*_no_arrays(first), *unlike, *_mask(env, first.obs)])
 
     def stepped(state: PyTree) -> Step:
         out = _called(env, "step", key, state, action, params)

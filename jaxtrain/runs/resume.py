@@ -125,10 +125,10 @@ def reconcile(
     anneal = config.anneal_env_steps or stored.get("anneal_env_steps")
     if total != old_total and anneal is None:
         anneal = old_total
+        behind = ", and stay at their final value, where one of 0 learns no more" if total > old_total else ""
         notes.append(
             f"total_env_steps is {total}, was {old_total}: rates that anneal do so over the first {anneal} "
-            f"env steps, as before, and stay at their final value, where one of 0 learns no more; "
-            f"anneal_env_steps sets another length"
+            f"env steps, as before{behind}; anneal_env_steps sets another length"
         )
     config = resolved(dataclasses.replace(config, **kept, anneal_env_steps=anneal))
     problems = differences(saved or stored, config)

@@ -159,7 +159,7 @@ def _outcome(result: Result, directory: Path, config: Config) -> tuple[list[str]
         rows = np.atleast_2d(np.asarray(history.get(event, {}).get(metric, ()), float))  # [S, marks]
         known = [value for value in map(over_seeds, rows.T) if value is not None]
         if known:
-            lines = [f"return: last {known[-1]:,.1f}, best {max(known):,.1f} ({of})"]
+            lines = [f"return: last {_return(known[-1])}, best {_return(max(known))} ({of})"]
             break
     said = manifests(directory / rundir.CHECKPOINTS)
     judged = next((m["best"]["metric"] for _, m in sorted(said.items(), reverse=True) if m["best"]), None)
@@ -168,6 +168,10 @@ def _outcome(result: Result, directory: Path, config: Config) -> tuple[list[str]
         where = place(directory / rundir.CHECKPOINTS, chosen)
         lines.append(f"best policy: {where}, by {judged}")
     return lines, chosen is not None
+
+
+def _return(value: float) -> str:
+    return f"{value:,.1f}" if abs(value) >= 10 else f"{value:.3g}"
 
 
 def runs(options: argparse.Namespace) -> int:
@@ -189,8 +193,8 @@ def runs(options: argparse.Namespace) -> int:
     head = f"{'seeds':>5}  {'state':<10}  {'done':>5}  {'env steps':>15}  {'last return':>23}  {'best':>9}"
     output.show(f"{'run':<{width}}  {head}  {'last start':<25}  what differs")
     for row in found:
-        last = "" if row.last_return is None else f"{row.last_return:,.1f} ({row.return_of})"
-        best = "" if row.best_return is None else f"{row.best_return:,.1f}"
+        last = "" if row.last_return is None else f"{_return(row.last_return)} ({row.return_of})"
+        best = "" if row.best_return is None else _return(row.best_return)
         reached = f"{row.progress:>5.0%}  {row.env_steps:>15,}  {last:>23}  {best:>9}"
         line = f"{row.seeds:>5}  {row.state:<10}  {reached}  {row.started:<25}  {row.label}".rstrip()
         output.show(f"{shown(str(row.path)):<{width}}  {line}")

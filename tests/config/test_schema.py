@@ -74,6 +74,12 @@ def test_what_people_write_on_a_command_line_works(path, overrides, expected):
     assert {name: found[name] for name in expected} == expected
 
 
+def test_a_statistic_is_of_the_entry_of_its_name_unless_another_is_said():
+    given = [{"name": "success"}, {"name": "far", "source": "distance"}]
+    made = Config(logging={"statistics": given}).logging.statistics
+    assert [(x.name, x.source) for x in made] == [("success", "success"), ("far", "distance")]
+
+
 def test_parameters_swept_or_traced_pass_through():
     def one(gain):
         config = Config(env=EnvConfig(id=Walk(), params={"scale": gain}), algorithm=PPO(gamma=gain))

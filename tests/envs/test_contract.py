@@ -72,6 +72,10 @@ FLOAT = jnp.zeros(())
 FAULTS = {
     "one value": ({"begun": lambda obs, state: obs}, "reset: gives float32[1], needs (obs, state)"),
     "three values": ({"begun": lambda *x: (*x, {})}, "reset: gives 3 values, needs (obs, state)"),
+    "in the other order": (
+        {"begun": lambda obs, state: (state, obs)},
+        "reset: its second value is like an observation; the order is (obs, state)",
+    ),
     "a dict for a Box": (
         {"begun": lambda obs, state: ({"position": obs}, state)},
         "reset: obs is a dict of position, needs float32[1], as observation_space has it",

@@ -27,7 +27,7 @@ def test_a_run_is_begun_listed_resumed_for_longer_evaluated_and_verified(file, t
     assert code == 0 and err == "jaxtrain: compiling\n"
     returns = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     returns = [row["values"]["return_mean"] for row in returns if row["name"] == "evaluation"]
-    assert f"return: last {returns[-1]:,.1f}, best {max(returns):,.1f} (evaluation)\n" in ended
+    assert f"return: last {returns[-1]:.3g}, best {max(returns):.3g} (evaluation)\n" in ended
     best = next(line for line in ended.splitlines() if line.startswith("best policy: "))
     assert best.removeprefix("best policy: ").startswith(f"{out}/checkpoints/0")
     assert best.endswith(", by evaluation/return_mean")
