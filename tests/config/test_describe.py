@@ -115,7 +115,7 @@ def test_a_typo_of_a_fields_name_and_a_value_of_another_type_are_refused_by_sche
         {"env": {"num_envs": 0}},
         {"evaluation": {"env": {"params": {}}}},
         {"logging": {"sinks": ["consol"]}},
-        {"logging": {"statistics": [{"name": "a"}]}},
+        {"logging": {"statistics": [{"name": ""}]}},
         {"events": [{"name": "evaluate", "every": 64}]},
         {"events": [{"name": "a", "run": "randomise", "every": 64}]},
         {"events": [{"run": "evaluation", "every": 64}]},

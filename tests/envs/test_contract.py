@@ -74,7 +74,8 @@ FAULTS = {
     "three values": ({"begun": lambda *x: (*x, {})}, "reset: gives 3 values, needs (obs, state)"),
     "in the other order": (
         {"begun": lambda obs, state: (state, obs)},
-        "reset: its second value is like an observation; the order is (obs, state)",
+        "reset: obs is a WalkState, needs float32[1], as observation_space has it\n"
+        "env.id = Own: reset: its second value is like an observation; the order is (obs, state)",
     ),
     "a dict for a Box": (
         {"begun": lambda obs, state: ({"position": obs}, state)},

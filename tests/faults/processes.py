@@ -15,6 +15,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Callable
@@ -117,11 +118,16 @@ def _child(output: str | None, answer: Any, function: Callable[..., Any], args: 
         answer.send((False, traceback.format_exc()))
 
 
+# Beginning a process asks after all others, and of two threads that ask after one, one is told 255.
+_turn = threading.Lock()
+
+
 def start(output: Path | None, function: Callable[..., Any], *args: Any, **given: Any) -> BaseProcess:
     """Begin `function` in a process of its own, which prints into `output`; it fails with exit code 1."""
     target = (None if output is None else str(output), None, function, args, given)
     process = _context().Process(target=_child, args=target)
-    process.start()
+    with _turn:
+        process.start()
     return process
 
 
@@ -129,7 +135,8 @@ def call(function: Callable[..., Any], *args: Any, **given: Any) -> Any:
     """What `function` returns in a process of its own; what it raises there fails the test here."""
     receiving, sending = _context().Pipe(duplex=False)
     process = _context().Process(target=_child, args=(None, sending, function, args, given))
-    process.start()
+    with _turn:
+        process.start()
     sending.close()
     try:
         done, result = receiving.recv()
@@ -172,22 +179,26 @@ def ended(process: BaseProcess | subprocess.Popen[bytes]) -> int:
     """Its exit code, minus the signal that killed it."""
     if isinstance(process, subprocess.Popen):
         return process.wait(DEADLINE)
-    process.join(DEADLINE)
-    code = process.exitcode
-    assert code is not None, f"process {process.pid} hangs"
-    process.close()
+    until(lambda: False, process)
+    with _turn:
+        code = process.exitcode
+        assert code is not None
+        process.close()
     return code
 
 
 def alive(process: BaseProcess | subprocess.Popen[bytes]) -> bool:
-    return process.poll() is None if isinstance(process, subprocess.Popen) else process.is_alive()
+    if isinstance(process, subprocess.Popen):
+        return process.poll() is None
+    with _turn:
+        return process.is_alive()
 
 
 def until(condition: Callable[[], bool], process: BaseProcess | subprocess.Popen[bytes]) -> None:
     """Return once the condition holds or the process has ended."""
     deadline = time.monotonic() + DEADLINE
     while alive(process) and not condition():
-        assert time.monotonic() < deadline, "it hangs"
+        assert time.monotonic() < deadline, f"process {process.pid} hangs"
         time.sleep(0.004)
 
 
